@@ -1,0 +1,1 @@
+//! Sequences, KV cache, generation and the public Pipeline.

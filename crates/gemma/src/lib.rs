@@ -1,0 +1,1 @@
+//! Images, text and the model.

@@ -1,0 +1,196 @@
+//! The operations a model is written in: about twenty, fused the way Gemma 3 and SigLIP use them.
+//!
+//! All activations are f32 matrices, one row a token (or an image patch), allocated once and reused: no operation
+//! allocates. A matrix has a capacity in rows; operations take the number of rows in use from their inputs.
+//!
+//! # Determinism
+//! A row's result must not depend on which other rows are computed beside it, on the number of threads or on the
+//! number of rows: each output is summed in one fixed order. So prompt chunking, batching and prefix reuse give
+//! bit-identical logits on the CPU.
+
+use medgemma_formats::Tensor;
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// Tokens in one block of the KV cache, and the tile of keys that attention works through.
+///
+/// Tiles begin at absolute positions that are multiples of it, so a query meets its keys in the same groups however
+/// the prompt was chunked.
+pub const BLOCK: usize = 32;
+
+/// How a weight matrix is held by the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WeightFormat {
+    /// As the file stores it: float types stay exact (activations in f32), quantized blocks keep their exact
+    /// dequantized values (activations may be quantized to 8 bits in groups of 32).
+    #[default]
+    Stored,
+    /// f32 values, exact for every stored type.
+    F32,
+    /// bf16 values with f32 activations: exact when the file holds bf16.
+    BF16,
+    /// 8 bits, one scale for each 32 elements of a row (Q8_0).
+    Q8,
+    /// 4 bits, one scale for each 32 elements of a row (Q4_0).
+    Q4,
+    /// 4-bit NormalFloat, one scale for each 64 elements.
+    Nf4,
+}
+
+/// How keys and values are held in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CacheType {
+    /// Exact.
+    #[default]
+    F32,
+    /// Half the memory, rounded to bf16.
+    BF16,
+}
+
+/// The shape of a KV cache pool: every block holds [`BLOCK`] tokens of all its layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Layers that share a block table.
+    pub layers: usize,
+    /// Blocks in the pool. Memory is reserved, and taken from the system only when a block is first written.
+    pub blocks: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Element type.
+    pub dtype: CacheType,
+}
+
+/// The rows of one step that belong to one sequence, and where its keys and values lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows of the step's matrices.
+    pub rows: Range<usize>,
+    /// Block of the pool for each [`BLOCK`] consecutive positions, indexed by `position / BLOCK`. Entries of blocks
+    /// that have left the window are `u32::MAX` and are never read.
+    pub table: Vec<u32>,
+}
+
+/// One forward pass over rows of one or several sequences, as one cache pool sees it.
+///
+/// Row `r` sees the keys `lo..hi` of its own sequence, where `hi = visible[r].1` and
+/// `lo = min(visible[r].0, position + 1 - window)` with a window (0 at least), or 0 without one. For ordinary text
+/// `visible[r] = (position, position + 1)`; inside an image span it is the span, so that its tokens see each other
+/// in both directions on every layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// The row's own span, in positions of its sequence.
+    pub visible: Vec<(u32, u32)>,
+    /// Rows of each sequence, in order and without gaps.
+    pub sequences: Vec<Rows>,
+}
+
+/// A machine that can run the model.
+pub trait Backend: Send + Sync + 'static {
+    /// Why the backend couldn't do something.
+    type Error: std::error::Error + Send + Sync + 'static;
+    /// An f32 matrix of activations with a fixed capacity; `rows` of them are in use.
+    type Matrix: Send + Debug;
+    /// A weight matrix `[n, k]`, packed for the kernels.
+    type Weight: Send + Sync + Debug;
+    /// A vector of f32: norm weights, biases, inverse frequencies.
+    type Vector: Send + Sync + Debug;
+    /// A pool of KV blocks.
+    type Cache: Send + Debug;
+
+    /// What a person would call this device and its kernels, such as `cpu (AVX-512 VNNI, 2 threads)`.
+    fn name(&self) -> String;
+
+    // Loading.
+
+    /// Packs tensors, stacked along their rows and equal in columns, as one weight matrix `[Σ rows, cols]`.
+    fn weight(&self, tensors: &[&Tensor], format: WeightFormat) -> Result<Self::Weight, Self::Error>;
+    /// As [`Backend::weight`], from values in memory: `values` is `[n, k]`, row after row.
+    fn weight_f32(&self, values: &[f32], n: usize, k: usize, format: WeightFormat)
+    -> Result<Self::Weight, Self::Error>;
+    /// Bytes the backend holds for a weight.
+    fn weight_bytes(&self, weight: &Self::Weight) -> usize;
+    /// Keeps a vector.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector, Self::Error>;
+    /// Allocates a zeroed matrix of `[capacity, cols]` with no row in use.
+    fn matrix(&self, capacity: usize, cols: usize) -> Result<Self::Matrix, Self::Error>;
+    /// Reserves a pool.
+    fn cache(&self, spec: CacheSpec) -> Result<Self::Cache, Self::Error>;
+
+    // Moving.
+
+    /// Copies rows from the host: `values` is `[rows, cols]`; sets the number of rows in use.
+    fn upload(&self, values: &[f32], out: &mut Self::Matrix);
+    /// Copies the rows in use to the host: `out` is `[rows, cols]`.
+    fn download(&self, x: &Self::Matrix, out: &mut [f32]);
+    /// `out[i] = x[rows[i]]`.
+    fn gather(&self, x: &Self::Matrix, rows: &[u32], out: &mut Self::Matrix);
+    /// `x[first + i] = rows[i]` for every row in use of `rows`.
+    fn overwrite(&self, rows: &Self::Matrix, first: usize, x: &mut Self::Matrix);
+
+    // Both models.
+
+    /// `out = x · wᵀ`: x `[m, k]`, w `[n, k]`, out `[m, n]`.
+    fn matmul(&self, x: &Self::Matrix, w: &Self::Weight, out: &mut Self::Matrix);
+    /// `x += y`.
+    fn add(&self, y: &Self::Matrix, x: &mut Self::Matrix);
+    /// Softmax attention over the cache: q `[m, heads · head_dim]`, out the same shape; `scale` multiplies the scores;
+    /// query head h reads key/value head `h / (heads / kv_heads)`.
+    fn attention(
+        &self,
+        q: &Self::Matrix,
+        heads: usize,
+        cache: &Self::Cache,
+        layer: usize,
+        step: &Step,
+        window: Option<usize>,
+        scale: f32,
+        out: &mut Self::Matrix,
+    );
+
+    // Gemma 3.
+
+    /// `out[i] = w[ids[i]] · scale`. Ids are in range (the caller checked them).
+    fn embed(&self, w: &Self::Weight, ids: &[u32], scale: f32, out: &mut Self::Matrix);
+    /// `out = x / rms(x) · (1 + w)`, with the 1 already added into `w`; rms over each row with `eps` under the root.
+    fn rms_norm(&self, x: &Self::Matrix, w: &Self::Vector, eps: f32, out: &mut Self::Matrix);
+    /// `x += rms_norm(y, w)`: the post-norm and the residual in one.
+    fn add_rms_norm(&self, y: &Self::Matrix, w: &Self::Vector, eps: f32, x: &mut Self::Matrix);
+    /// `out = gelu_tanh(gate) · up`, where `gate_up` is `[m, 2·n]`: n columns of gate, then n of up; out `[m, n]`.
+    fn geglu(&self, gate_up: &Self::Matrix, out: &mut Self::Matrix);
+    /// Cosines and sines for the step's positions: out `[m, head_dim]`, `head_dim/2` cosines then as many sines of
+    /// `position · inv_freq`, the product rounded to f32 as the reference does.
+    fn rope_table(&self, inv_freq: &Self::Vector, step: &Step, out: &mut Self::Matrix);
+    /// Splits `qkv` `[m, (heads + 2·kv_heads)·head_dim]` into q, k, v; norms q and k per head (weights `[head_dim]`,
+    /// 1 already added); rotates both by the table (pairs `i`, `i + head_dim/2`); writes q to `q` and k, v to the
+    /// cache at the rows' positions.
+    fn qkv_rope_store(
+        &self,
+        qkv: &Self::Matrix,
+        heads: usize,
+        q_norm: &Self::Vector,
+        k_norm: &Self::Vector,
+        eps: f32,
+        rope: &Self::Matrix,
+        step: &Step,
+        cache: &mut Self::Cache,
+        layer: usize,
+        q: &mut Self::Matrix,
+    );
+
+    // SigLIP.
+
+    /// `out = x · wᵀ + bias`.
+    fn matmul_bias(&self, x: &Self::Matrix, w: &Self::Weight, bias: &Self::Vector, out: &mut Self::Matrix);
+    /// `out = gelu_tanh(x · wᵀ + bias)`.
+    fn matmul_bias_gelu(&self, x: &Self::Matrix, w: &Self::Weight, bias: &Self::Vector, out: &mut Self::Matrix);
+    /// `out = (x - mean) / sqrt(var + eps) · w + b` over each row.
+    fn layer_norm(&self, x: &Self::Matrix, w: &Self::Vector, b: &Self::Vector, eps: f32, out: &mut Self::Matrix);
+    /// Splits `qkv` `[m, 3·heads·head_dim]` and writes q to `q` and k, v to the cache: no norm, no rotation.
+    fn qkv_store(&self, qkv: &Self::Matrix, step: &Step, cache: &mut Self::Cache, layer: usize, q: &mut Self::Matrix);
+    /// Mean over squares of `kernel × kernel`: x `[side², cols]` in raster order, out `[(side/kernel)², cols]`.
+    fn avg_pool(&self, x: &Self::Matrix, side: usize, kernel: usize, out: &mut Self::Matrix);
+}
