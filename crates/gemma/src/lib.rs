@@ -1,1 +1,3 @@
 //! Images, text and the model.
+
+pub mod locate;
