@@ -28,6 +28,28 @@ pub enum DType {
 }
 
 impl DType {
+    /// The name people know the type by: ggml's for its blocks (`Q4_K`), `NF4` for bitsandbytes'.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
+            Self::Nf4 => "NF4",
+        }
+    }
+
     /// Elements in one block (1 for the float types, 32 or 256 for ggml's, 64 for NF4).
     pub const fn block_len(self) -> usize {
         match self {
@@ -64,5 +86,11 @@ impl DType {
             return None;
         }
         (cols / self.block_len()).checked_mul(self.block_bytes())
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }

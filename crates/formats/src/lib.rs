@@ -3,10 +3,20 @@
 //! Files are memory-mapped and opened without copying; every size a file claims is checked against the file before
 //! anything is allocated or read.
 
+mod blocks;
+mod bytes;
 mod dtype;
 mod error;
+mod folder;
+mod nf4;
+mod safetensors;
 mod tensor;
 
+pub use blocks::dequantize;
+pub use bytes::Bytes;
 pub use dtype::DType;
 pub use error::Error;
-pub use tensor::{Bytes, Nf4, Tensor};
+pub use folder::Folder;
+pub use nf4::Nf4;
+pub use safetensors::Safetensors;
+pub use tensor::Tensor;
