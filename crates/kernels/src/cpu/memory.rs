@@ -1,0 +1,144 @@
+//! Zeroed, cache-line aligned memory, and the view of it that tasks of one parallel loop share.
+#![allow(unsafe_code)]
+
+use super::Error;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+
+/// Bytes of a cache line, and of the widest vector.
+const ALIGN: usize = 64;
+
+/// Element types for which all-zero bytes are a value and which need no drop.
+///
+/// # Safety
+/// Only for types with both properties.
+pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
+// SAFETY: numbers: zero bytes are the value 0, and there is nothing to drop.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for u8 {}
+
+/// A fixed number of zeroed elements, aligned to a cache line.
+///
+/// The memory comes from `alloc_zeroed`: for large buffers the system hands out pages only as they are first touched,
+/// so a pool may reserve more than it will use.
+pub(crate) struct Buffer<T: Plain> {
+    ptr: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its memory, and T is plain data.
+unsafe impl<T: Plain> Send for Buffer<T> {}
+// SAFETY: as above; shared references only read.
+unsafe impl<T: Plain> Sync for Buffer<T> {}
+
+impl<T: Plain> Buffer<T> {
+    /// Allocates `len` zeroed elements; an error when the size overflows or the system has no such memory.
+    pub(crate) fn zeroed(len: usize) -> Result<Self, Error> {
+        if len == 0 {
+            return Ok(Self { ptr: NonNull::dangling(), len });
+        }
+        let layout = Self::layout(len).ok_or(Error::TooLarge)?;
+        // SAFETY: the layout's size isn't zero, since len isn't and no Plain type is empty.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let ptr = NonNull::new(ptr.cast::<T>()).ok_or(Error::OutOfMemory { bytes: layout.size() })?;
+        Ok(Self { ptr, len })
+    }
+
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.checked_mul(size_of::<T>())?, ALIGN).ok()
+    }
+}
+
+impl<T: Plain> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.len != 0 {
+            let layout = Self::layout(self.len).expect("the same layout was made when the buffer was allocated");
+            // SAFETY: allocated in `zeroed` with this layout, and not freed since.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) };
+        }
+    }
+}
+
+impl<T: Plain> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` initialized (zeroed) elements, or a dangling pointer with len 0.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} × {})", self.len, std::any::type_name::<T>())
+    }
+}
+
+/// A mutable slice whose disjoint parts are handed to the tasks of one parallel loop.
+pub(crate) struct Parts<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `part`, whose caller promises that concurrent parts don't overlap.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// The part `range` of the slice.
+    ///
+    /// # Safety
+    /// No two parts alive at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
+        // SAFETY: within the slice (just checked), which is borrowed mutably for 'a; the caller keeps parts apart.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+
+    /// Writes one element.
+    ///
+    /// # Safety
+    /// No part alive at the same time may hold the element, and no other thread may write it meanwhile.
+    #[inline]
+    pub(crate) unsafe fn set(&self, index: usize, value: T) {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: within the slice; the caller keeps others away.
+        unsafe { self.ptr.add(index).write(value) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zeroed_aligned_and_refuse_the_impossible() {
+        let buffer = Buffer::<f32>::zeroed(1000).unwrap();
+        assert!(buffer.iter().all(|v| v.to_bits() == 0));
+        assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
+        assert!(Buffer::<u16>::zeroed(0).unwrap().is_empty());
+        assert!(matches!(Buffer::<f32>::zeroed(usize::MAX), Err(Error::TooLarge)));
+        assert!(matches!(Buffer::<u8>::zeroed(1 << 62), Err(Error::OutOfMemory { .. })));
+    }
+}

@@ -1,0 +1,211 @@
+//! The backend against the scalar twins.
+
+use super::*;
+use crate::backend::{CacheType, Rows};
+use crate::reference;
+
+/// Repeatable values in -1..1.
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn matrix(backend: &CpuBackend, values: &[f32], cols: usize) -> CpuMatrix {
+    let mut out = backend.matrix(values.len() / cols, cols).unwrap();
+    backend.upload(values, &mut out);
+    out
+}
+
+#[track_caller]
+fn close(ours: &[f32], theirs: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), theirs.len());
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "element {i}: {a} for {b}");
+    }
+}
+
+#[test]
+fn products_match_their_twin() {
+    let backend = CpuBackend::new(Some(2));
+    for (m, n, k) in [(1, 1, 1), (1, 40, 48), (3, 16, 72), (7, 33, 20), (40, 100, 64)] {
+        let (x, w, bias) = (noise(1, m * k), noise(2, n * k), noise(3, n));
+        let weight = backend.weight_f32(&w, n, k, WeightFormat::Stored).unwrap();
+        assert!(backend.weight_bytes(&weight) >= n * k * 4);
+        let (input, mut out) = (matrix(&backend, &x, k), backend.matrix(m, n).unwrap());
+        backend.matmul(&input, &weight, &mut out);
+        let mut expected = reference::matmul(&x, &w, k);
+        close(out.as_slice(), &expected, 1e-5);
+        let bias_vector = backend.vector(&bias).unwrap();
+        backend.matmul_bias(&input, &weight, &bias_vector, &mut out);
+        reference::add_bias(&mut expected, &bias);
+        close(out.as_slice(), &expected, 1e-5);
+        backend.matmul_bias_gelu(&input, &weight, &bias_vector, &mut out);
+        close(out.as_slice(), &expected.iter().map(|&v| reference::gelu_tanh(v)).collect::<Vec<_>>(), 1e-5);
+        let ids: Vec<u32> = (0..m).map(|i| (i * 7 % n) as u32).collect();
+        let mut embedded = backend.matrix(m, k).unwrap();
+        backend.embed(&weight, &ids, 3.0, &mut embedded);
+        for (i, &id) in ids.iter().enumerate() {
+            let row: Vec<f32> = w[id as usize * k..][..k].iter().map(|v| v * 3.0).collect();
+            assert_eq!(embedded.row(i), row);
+        }
+    }
+}
+
+#[test]
+fn rows_move_and_add() {
+    let backend = CpuBackend::new(Some(2));
+    let mut x = matrix(&backend, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2);
+    let mut picked = backend.matrix(4, 2).unwrap();
+    backend.gather(&x, &[2, 0], &mut picked);
+    assert_eq!(picked.as_slice(), [5.0, 6.0, 1.0, 2.0]);
+    backend.overwrite(&picked, 1, &mut x);
+    let mut host = [0f32; 6];
+    backend.download(&x, &mut host);
+    assert_eq!(host, [1.0, 2.0, 5.0, 6.0, 1.0, 2.0]);
+    let y = matrix(&backend, &[10.0; 6], 2);
+    backend.add(&y, &mut x);
+    assert_eq!(x.as_slice(), [11.0, 12.0, 15.0, 16.0, 11.0, 12.0]);
+}
+
+#[test]
+fn norms_and_activations_match_their_twins() {
+    let backend = CpuBackend::new(Some(2));
+    for (m, cols) in [(1, 8), (5, 48), (33, 1152)] {
+        let (x, y, w, b) = (noise(1, m * cols), noise(2, m * cols), noise(3, cols), noise(4, cols));
+        let (weight, bias) = (backend.vector(&w).unwrap(), backend.vector(&b).unwrap());
+        let mut input = matrix(&backend, &x, cols);
+        let mut out = backend.matrix(m, cols).unwrap();
+        backend.rms_norm(&input, &weight, 1e-6, &mut out);
+        let normed = reference::rms_norm(&x, &w, 1e-6);
+        close(out.as_slice(), &normed, 1e-6);
+        backend.layer_norm(&input, &weight, &bias, 1e-6, &mut out);
+        close(out.as_slice(), &reference::layer_norm(&x, &w, &b, 1e-6), 2e-6);
+        backend.add_rms_norm(&matrix(&backend, &y, cols), &weight, 1e-6, &mut input);
+        let sum: Vec<f32> = reference::rms_norm(&y, &w, 1e-6).iter().zip(&x).map(|(a, b)| a + b).collect();
+        close(input.as_slice(), &sum, 1e-6);
+        let mut half = backend.matrix(m, cols / 2).unwrap();
+        let wide: Vec<f32> = x.iter().map(|v| v * 6.0).collect();
+        backend.geglu(&matrix(&backend, &wide, cols), &mut half);
+        close(half.as_slice(), &reference::geglu(&wide, cols / 2), 1e-6);
+    }
+}
+
+#[test]
+fn pools_squares() {
+    let backend = CpuBackend::new(Some(2));
+    let x = noise(1, 64 * 20);
+    let mut out = backend.matrix(4, 20).unwrap();
+    backend.avg_pool(&matrix(&backend, &x, 20), 8, 4, &mut out);
+    close(out.as_slice(), &reference::avg_pool(&x, 8, 4, 20), 1e-6);
+}
+
+/// A sequence whose prompt is text, an image span and text, run in chunks over scattered blocks.
+#[test]
+fn attention_matches_its_twin_in_any_chunks() {
+    let (heads, kv_heads, dim, len) = (4, 2, 24, 75);
+    let eps = 1e-6;
+    let backend = CpuBackend::new(Some(2));
+    let qkv = noise(7, len * (heads + 2 * kv_heads) * dim);
+    let (q_norm, k_norm, freq) = (noise(8, dim), noise(9, dim), noise(10, dim / 2));
+    let span = |p: usize| if (30..50).contains(&p) { (30, 50) } else { (p as u32, p as u32 + 1) };
+    let table: Vec<u32> = vec![2, 0, 1];
+    for window in [None, Some(10), Some(1000)] {
+        let positions: Vec<u32> = (0..len as u32).collect();
+        let (q, k, v) = split_twin(&qkv, heads, kv_heads, dim, &q_norm, &k_norm, eps, &freq, &positions);
+        let seen: Vec<_> = (0..len).map(|p| reference::visible(p as u32, span(p), window)).collect();
+        let expected = reference::attention(&q, heads, &k, &v, kv_heads, dim, &seen, 0.3);
+        let mut first: Option<Vec<f32>> = None;
+        // The span 30..50 is never cut.
+        for cuts in [vec![0, 75], vec![0, 1, 30, 50, 75], vec![0, 20, 60, 70, 75]] {
+            let spec = CacheSpec { layers: 2, blocks: 3, kv_heads, head_dim: dim, dtype: CacheType::F32 };
+            let mut cache = backend.cache(spec).unwrap();
+            let mut all = Vec::new();
+            for chunk in cuts.windows(2) {
+                let (from, to) = (chunk[0], chunk[1]);
+                let step = Step {
+                    positions: positions[from..to].to_vec(),
+                    visible: (from..to).map(span).collect(),
+                    sequences: vec![Rows { rows: 0..to - from, table: table.clone() }],
+                };
+                let width = (heads + 2 * kv_heads) * dim;
+                let input = matrix(&backend, &qkv[from * width..to * width], width);
+                let mut rope = backend.matrix(len, dim).unwrap();
+                let mut q = backend.matrix(len, heads * dim).unwrap();
+                let mut out = backend.matrix(len, heads * dim).unwrap();
+                backend.rope_table(&backend.vector(&freq).unwrap(), &step, &mut rope);
+                let (qn, kn) = (backend.vector(&q_norm).unwrap(), backend.vector(&k_norm).unwrap());
+                backend.qkv_rope_store(&input, heads, &qn, &kn, eps, &rope, &step, &mut cache, 1, &mut q);
+                backend.attention(&q, heads, &cache, 1, &step, window, 0.3, &mut out);
+                all.extend_from_slice(out.as_slice());
+            }
+            close(&all, &expected, 1e-5);
+            let first = first.get_or_insert_with(|| all.clone());
+            assert_eq!(*first, all, "chunks {cuts:?} changed the result");
+        }
+    }
+}
+
+/// q, k and v of a step as the twins make them: normed, rotated.
+fn split_twin(
+    qkv: &[f32],
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    q_norm: &[f32],
+    k_norm: &[f32],
+    eps: f32,
+    freq: &[f32],
+    positions: &[u32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let table = reference::rope_table(freq, positions);
+    let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, table) in qkv.chunks_exact((heads + 2 * kv_heads) * dim).zip(table.chunks_exact(dim)) {
+        let turned = |from: &[f32], norm: &[f32], to: &mut Vec<f32>| {
+            for head in from.chunks_exact(dim) {
+                let mut head = reference::rms_norm(head, norm, eps);
+                reference::rotate(&mut head, table);
+                to.extend(head);
+            }
+        };
+        turned(&row[..heads * dim], q_norm, &mut q);
+        turned(&row[heads * dim..(heads + kv_heads) * dim], k_norm, &mut k);
+        v.extend_from_slice(&row[(heads + kv_heads) * dim..]);
+    }
+    (q, k, v)
+}
+
+#[test]
+fn images_attend_within_themselves() {
+    let (heads, dim, patches) = (2, 12, 40);
+    let backend = CpuBackend::new(Some(2));
+    let qkv = noise(11, 2 * patches * 3 * heads * dim);
+    let spec = CacheSpec { layers: 1, blocks: 4, kv_heads: heads, head_dim: dim, dtype: CacheType::BF16 };
+    let mut cache = backend.cache(spec).unwrap();
+    let step = Step {
+        positions: (0..patches as u32).chain(0..patches as u32).collect(),
+        visible: vec![(0, patches as u32); 2 * patches],
+        sequences: vec![
+            Rows { rows: 0..patches, table: vec![0, 3] },
+            Rows { rows: patches..2 * patches, table: vec![2, 1] },
+        ],
+    };
+    let (mut q, mut out) = (backend.matrix(80, heads * dim).unwrap(), backend.matrix(80, heads * dim).unwrap());
+    backend.qkv_store(&matrix(&backend, &qkv, 3 * heads * dim), &step, &mut cache, 0, &mut q);
+    backend.attention(&q, heads, &cache, 0, &step, None, 0.5, &mut out);
+    let width = heads * dim;
+    for image in 0..2 {
+        let rows = &qkv[image * patches * 3 * width..][..patches * 3 * width];
+        let side =
+            |i: usize| rows.chunks_exact(3 * width).flat_map(move |r| r[i * width..][..width].to_vec()).collect();
+        let (q, k, v): (Vec<f32>, Vec<f32>, Vec<f32>) = (side(0), side(1), side(2));
+        let (k, v) = (reference::round_bf16(&k), reference::round_bf16(&v));
+        let expected = reference::attention(&q, heads, &k, &v, heads, dim, &vec![(0, patches); patches], 0.5);
+        close(&out.as_slice()[image * patches * width..][..patches * width], &expected, 1e-5);
+    }
+}
