@@ -1,6 +1,53 @@
-//! The `medgemma` command.
+//! The `medgemma` command: reads what was typed, runs it, and says in one line what went wrong.
 
-fn main() {
-    eprintln!("medgemma: no command works yet; the engine is being built");
-    std::process::exit(1);
+mod args;
+mod catalog;
+mod commands;
+mod hub;
+mod interrupt;
+mod machine;
+mod terminal;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    interrupt::listen();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has enough of it (`medgemma models | head -1`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {}", console::style("error:").for_stderr().red().bold(), one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Models(args) => commands::models::run(args),
+        Command::Pull(args) => commands::pull::run(args, cli.quiet),
+        Command::Doctor(args) => commands::doctor::run(args, cli.quiet),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "medgemma", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// An error and its causes on one line, without a terminal's control characters: parts of it may come from a file.
+fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).collect()
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        let json = || cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        cause.downcast_ref().is_some_and(is_pipe) || json() == Some(std::io::ErrorKind::BrokenPipe)
+    })
 }

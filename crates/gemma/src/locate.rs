@@ -129,10 +129,17 @@ fn folder(path: &Path, quant: Option<&str>) -> Result<Located, Error> {
     if quant.is_none() && path.join("config.json").is_file() {
         return Ok(Located::Folder(path.to_owned()));
     }
-    let ggufs = ggufs(path)?;
+    let mut ggufs = ggufs(path)?;
+    if quant.is_some() {
+        // Large repositories keep each quantization in a folder of its own.
+        ggufs.append(&mut ggufs_below(path)?);
+    }
     let models: Vec<&String> = ggufs.iter().filter(|name| !is_mmproj(name) && quant_matches(name, quant)).collect();
     match models.as_slice() {
-        [one] => gguf(&path.join(one)),
+        [one] => {
+            let mmproj = best_mmproj(one, &ggufs).map(|name| path.join(name));
+            Ok(Located::Gguf { model: path.join(one), mmproj })
+        }
         [] => Err(Error::NoModel {
             path: path.to_owned(),
             problem: match quant {
@@ -177,10 +184,10 @@ pub fn is_mmproj(name: &str) -> bool {
 pub fn quant_matches(name: &str, quant: Option<&str>) -> bool {
     let Some(quant) = quant else { return true };
     let (name, quant) = (name.to_lowercase(), quant.to_lowercase());
-    let stem = name.trim_end_matches(".gguf");
+    let (stem, quant) = (name.trim_end_matches(".gguf"), quant.trim_end_matches(".gguf"));
     // `Q4_K` must not match `Q4_K_M`, nor `Q4_0` a file of `UD-IQ4_0X`: it ends where a word ends.
-    stem == quant.trim_end_matches(".gguf")
-        || stem.match_indices(&quant).any(|(at, _)| {
+    stem == quant
+        || stem.match_indices(quant).any(|(at, _)| {
             let edge = |c: Option<char>| c.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_');
             edge(stem[..at].chars().next_back()) && edge(stem[at + quant.len()..].chars().next())
         })
@@ -188,7 +195,8 @@ pub fn quant_matches(name: &str, quant: Option<&str>) -> bool {
 
 /// The image encoder that belongs to the GGUF `model`: the one whose name is most like it, then the most precise.
 pub fn best_mmproj<'a>(model: &str, names: &'a BTreeSet<String>) -> Option<&'a String> {
-    let bare = |name: &str| name.to_lowercase().replace("mmproj", "").trim_matches(['-', '_', '.']).to_owned();
+    let bare =
+        |name: &str| file_name(name).to_lowercase().replace("mmproj", "").trim_matches(['-', '_', '.']).to_owned();
     let common = |name: &str| bare(model).bytes().zip(bare(name).bytes()).take_while(|(a, b)| a == b).count();
     let precision = |name: &str| {
         let name = name.to_lowercase();
@@ -198,12 +206,27 @@ pub fn best_mmproj<'a>(model: &str, names: &'a BTreeSet<String>) -> Option<&'a S
     names.iter().filter(|name| is_mmproj(name)).max_by_key(|name| (common(name), precision(name)))
 }
 
+fn file_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
 /// Names of the GGUFs in a folder.
 fn ggufs(path: &Path) -> Result<BTreeSet<String>, Error> {
     let entries = std::fs::read_dir(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let names = entries.flatten().filter(|entry| entry.path().is_file());
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter(|name| name.to_lowercase().ends_with(".gguf")).collect())
+}
+
+/// Names of the GGUFs one folder below, each with its folder's name before it.
+fn ggufs_below(path: &Path) -> Result<BTreeSet<String>, Error> {
+    let entries = std::fs::read_dir(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let mut names = BTreeSet::new();
+    for folder in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let Ok(above) = folder.file_name().into_string() else { continue };
+        names.extend(ggufs(&folder.path())?.into_iter().map(|name| format!("{above}/{name}")));
+    }
+    Ok(names)
 }
 
 /// The first file that a snapshot in Hugging Face layout lacks.

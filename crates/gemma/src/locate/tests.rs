@@ -87,6 +87,18 @@ fn a_quantization_picks_one_gguf() {
 }
 
 #[test]
+fn a_quantization_may_have_a_folder_of_its_own() {
+    let (_keep, cache, snapshot) = cache(&[("mmproj-b-F16.gguf", "")]);
+    for kind in ["BF16", "Q8_0"] {
+        fs::create_dir(snapshot.join(kind)).unwrap();
+        fs::write(snapshot.join(format!("{kind}/b-{kind}.gguf")), "").unwrap();
+    }
+    let model = snapshot.join("BF16/b-BF16.gguf");
+    let expected = Located::Gguf { model, mmproj: Some(snapshot.join("mmproj-b-F16.gguf")) };
+    assert_eq!(locate_in("a/b:BF16", &cache).unwrap(), expected);
+}
+
+#[test]
 fn a_quantization_is_a_whole_word() {
     assert!(quant_matches("m-Q4_K_M.gguf", Some("Q4_K_M")));
     assert!(quant_matches("m.Q4_0.gguf", Some("q4_0")));

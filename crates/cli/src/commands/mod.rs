@@ -1,0 +1,26 @@
+//! One module a command.
+
+pub(crate) mod doctor;
+pub(crate) mod models;
+pub(crate) mod pull;
+
+use anyhow::Result;
+use serde::Serialize;
+use std::io::Write;
+
+/// Prints one JSON object on stdout.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints lines on stdout.
+pub(crate) fn print_lines<T: std::fmt::Display>(lines: impl IntoIterator<Item = T>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}

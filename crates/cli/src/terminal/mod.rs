@@ -1,0 +1,78 @@
+//! What a person sees.
+
+mod progress;
+mod table;
+
+pub(crate) use progress::Download;
+pub(crate) use table::Table;
+
+/// Columns of the terminal: 80 where there is none.
+pub(crate) fn width() -> usize {
+    let size = console::Term::stdout().size_checked().or_else(|| console::Term::stderr().size_checked());
+    size.map_or(80, |(_, columns)| usize::from(columns)).max(20)
+}
+
+/// A size as people write it, in powers of 1000: `8.6 GB`.
+pub(crate) fn bytes(count: u64) -> String {
+    let (mut value, mut unit) = (count as f64, "B");
+    for next in ["kB", "MB", "GB", "TB"] {
+        if value < 999.95 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    match unit {
+        "B" => format!("{count} B"),
+        _ if value < 99.95 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    }
+}
+
+/// Units that stay on the line of their number.
+const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "GB/s", "MB/s"];
+
+/// Breaks a text into lines of at most `width` columns, at spaces.
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut words = text.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let mut word = word.to_owned();
+        if let Some(unit) = words.next_if(|next| UNITS.contains(&next.trim_end_matches([',', '.', ';', ')', ':']))) {
+            word.push(' ');
+            word.push_str(unit);
+        }
+        if !line.is_empty() && console::measure_text_width(&line) + 1 + console::measure_text_width(&word) > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(&word);
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits_at_most() {
+        let all = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (8_600_000_000, "8.6 GB"), (999_960, "1.0 MB")];
+        for (count, text) in all {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(123_456_789), "123 MB");
+        assert_eq!(bytes(u64::MAX), "18446744 TB");
+    }
+
+    #[test]
+    fn lines_are_broken_at_spaces() {
+        assert_eq!(wrap("one two  three", 7), ["one two", "three"]);
+        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
+        assert_eq!(wrap("", 3), [""]);
+        assert_eq!(wrap("it has 25.3 GB, or so", 12), ["it has", "25.3 GB, or", "so"]);
+    }
+}

@@ -1,0 +1,67 @@
+//! Progress on stderr: bars where there is a terminal, a line for each file where there is none.
+
+use super::bytes;
+use crate::hub::{File, Watch};
+use crate::interrupt;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::fmt::Write;
+
+/// The progress of a pull.
+#[derive(Debug)]
+pub(crate) struct Download {
+    bar: ProgressBar,
+    quiet: bool,
+    /// Bytes of the files before this one.
+    before: u64,
+}
+
+impl Download {
+    /// For `total` bytes.
+    pub(crate) fn new(total: u64, quiet: bool) -> Self {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let size = |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{} of {}", bytes(state.pos()), bytes(state.len().unwrap_or(0)));
+        };
+        let speed = |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{}/s", bytes(state.per_sec() as u64));
+        };
+        let style = ProgressStyle::with_template("{wide_bar} {size}, {speed}, {eta} left\n{msg}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("━╸ ").with_key("size", size).with_key("speed", speed));
+        Self { bar, quiet, before: 0 }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Watch for Download {
+    fn file(&mut self, file: &File) {
+        self.bar.set_message(file.name.clone());
+    }
+
+    fn have(&mut self, bytes: u64) {
+        self.bar.set_position(self.before + bytes);
+    }
+
+    fn done(&mut self, file: &File) {
+        self.before += file.size;
+        self.bar.set_position(self.before);
+        if self.bar.is_hidden() && !self.quiet {
+            eprintln!("{} ({})", file.name, bytes(file.size));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| eprintln!("{text}"));
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        interrupt::asked()
+    }
+}
