@@ -1,3 +1,7 @@
 //! Images, text and the model.
 
+mod error;
+pub mod image;
 pub mod locate;
+
+pub use error::Error;

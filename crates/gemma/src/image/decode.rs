@@ -1,0 +1,218 @@
+//! Files to pixels, within limits that are checked before anything is decoded.
+
+use super::RgbImage;
+use super::color::{describe, to_rgb};
+use super::sniff::{Format, sniff};
+use crate::Error;
+use image::metadata::Orientation;
+use image::{ImageDecoder, ImageError, ImageFormat, ImageReader};
+use std::io::Cursor;
+
+/// How large a picture may be. The sizes are read from the header and checked before anything is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Pixels; 100 million unless told.
+    pub pixels: u64,
+    /// Bytes of the decoded samples and of the decoder's own buffers; 1 GiB unless told.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pixels: 100_000_000, bytes: 1 << 30 }
+    }
+}
+
+/// What a picture file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// The format, told from the content.
+    pub format: Format,
+    /// Columns as stored, before the orientation is applied.
+    pub width: usize,
+    /// Rows as stored.
+    pub height: usize,
+    /// The stored samples in words, such as `16-bit grey`.
+    pub samples: &'static str,
+    /// EXIF orientation 1…8 (1 when the file has none); [`decode`] has applied it.
+    pub orientation: u8,
+}
+
+/// Decodes a PNG, JPEG, WebP, TIFF or BMP file to upright RGB, as transformers' `load_image` does.
+///
+/// The format is told from the content. `name` is what errors call the picture. Of an animation or a file of several
+/// pages the first picture is taken. The EXIF orientation is applied; palettes and greys become RGB; alpha is dropped,
+/// not blended; 16-bit samples keep their high byte; colour profiles are ignored.
+///
+/// # Errors
+/// [`Error::Image`] when the file is none of the formats (the message names what it is and the remedy), is cut off or
+/// damaged, or is larger than `limits`.
+pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<RgbImage, Error> {
+    decode_with_info(name, bytes, limits).map(|(image, _)| image)
+}
+
+/// As [`decode`], with what the file says of itself.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with_info(name: &str, bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Info), Error> {
+    decode_bytes(bytes, limits).map_err(|problem| Error::Image { name: name.to_owned(), problem })
+}
+
+fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Info), String> {
+    let format = sniff(bytes)?;
+    let whole = match format {
+        Format::Jpeg => jpeg_ends(bytes),
+        Format::WebP => webp_chunks_fit(bytes),
+        _ => true,
+    };
+    if !whole {
+        return Err(cut_off(format));
+    }
+    let say = |error| explain(format, error);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), image_format(format));
+    let mut library_limits = image::Limits::no_limits();
+    library_limits.max_alloc = Some(limits.bytes);
+    reader.limits(library_limits);
+    let mut decoder = reader.into_decoder().map_err(say)?;
+    let (width, height) = decoder.dimensions();
+    check_size(format, bytes, (width, height), decoder.total_bytes(), limits)?;
+    let orientation = orientation(format, &mut decoder);
+    let color = decoder.color_type();
+    let mut samples = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut samples).map_err(say)?;
+    let (width, height) = (width as usize, height as usize);
+    let image = RgbImage::from_raw(width, height, to_rgb(color, samples)?)
+        .ok_or_else(|| format!("the {} decoder gave another number of pixels than it announced", format.name()))?;
+    let info = Info { format, width, height, samples: describe(color), orientation };
+    Ok((image.upright(orientation), info))
+}
+
+fn image_format(format: Format) -> ImageFormat {
+    match format {
+        Format::Png => ImageFormat::Png,
+        Format::Jpeg => ImageFormat::Jpeg,
+        Format::WebP => ImageFormat::WebP,
+        Format::Tiff => ImageFormat::Tiff,
+        Format::Bmp => ImageFormat::Bmp,
+    }
+}
+
+/// Refuses sizes above the limits, and sizes that so few bytes can't hold.
+fn check_size(
+    format: Format,
+    file: &[u8],
+    (width, height): (u32, u32),
+    decoded: u64,
+    limits: &Limits,
+) -> Result<(), String> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        return Err(format!("{width}×{height} pixels: the picture is empty"));
+    }
+    if pixels > limits.pixels {
+        return Err(format!(
+            "{width}×{height} pixels is more than the {} million allowed: make it smaller",
+            limits.pixels / 1_000_000
+        ));
+    }
+    if decoded > limits.bytes {
+        return Err(format!(
+            "{width}×{height} pixels take {} MiB decoded, more than the {} allowed: make it smaller or save it with \
+             8 bits",
+            decoded >> 20,
+            limits.bytes >> 20
+        ));
+    }
+    // Deflate gives at most 1032 bytes for one; a JPEG spends a bit at least on each 8×8 block.
+    let most = match format {
+        Format::Png => 8 * 1032,
+        Format::Jpeg => 8 * 64,
+        Format::Bmp if !bmp_is_run_length_coded(file) => 8,
+        Format::WebP | Format::Tiff | Format::Bmp => u64::MAX,
+    };
+    if pixels > most.saturating_mul(file.len() as u64) {
+        return Err(cut_off(format));
+    }
+    Ok(())
+}
+
+/// Whether a JPEG's segments go on to the end marker. The decoder would fill the rest of a file that was cut off with
+/// grey, and nobody would know.
+fn jpeg_ends(file: &[u8]) -> bool {
+    const END: u8 = 0xd9;
+    let mut at = 2;
+    loop {
+        // Between segments and in the data of a scan: on to the next marker that isn't a stuffed byte or a restart.
+        at = match file.get(at..).and_then(|rest| {
+            rest.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0x01 | 0xd0..=0xd8 | 0xff))
+        }) {
+            Some(distance) => at + distance,
+            None => return false,
+        };
+        if file[at + 1] == END {
+            return true;
+        }
+        match file.get(at + 2..at + 4) {
+            Some(length) => at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
+            None => return false,
+        }
+    }
+}
+
+/// Whether the chunks of a WebP file lie inside it: the decoder takes memory for metadata by the size a chunk claims.
+fn webp_chunks_fit(file: &[u8]) -> bool {
+    let mut rest = &file[12..];
+    while let Some(size) = rest.get(4..8) {
+        let size = u32::from_le_bytes(size.try_into().expect("four bytes")) as usize;
+        let body = &rest[8..];
+        if size > body.len() {
+            return false;
+        }
+        // A chunk of odd size is padded, but the last one's padding may be missing.
+        rest = &body[size.next_multiple_of(2).min(body.len())..];
+    }
+    true
+}
+
+fn bmp_is_run_length_coded(file: &[u8]) -> bool {
+    matches!(file.get(30), Some(1 | 2))
+}
+
+fn cut_off(format: Format) -> String {
+    format!("the {} file is cut off: it holds less than its header says", format.name())
+}
+
+/// The EXIF orientation, or the one in the XMP metadata when EXIF has none, or 1; damaged metadata doesn't make a
+/// picture unreadable.
+fn orientation(format: Format, decoder: &mut impl ImageDecoder) -> u8 {
+    let exif = match format {
+        Format::Tiff => decoder.orientation().ok(),
+        _ => decoder.exif_metadata().ok().flatten().and_then(|exif| Orientation::from_exif_chunk(&exif)),
+    };
+    exif.map(Orientation::to_exif).or_else(|| xmp_orientation(&decoder.xmp_metadata().ok().flatten()?)).unwrap_or(1)
+}
+
+/// `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
+fn xmp_orientation(xmp: &[u8]) -> Option<u8> {
+    const KEY: &[u8] = b"tiff:Orientation";
+    xmp.windows(KEY.len() + 3).find_map(|window| {
+        let rest = window.strip_prefix(KEY)?;
+        let digit = match rest {
+            [b'=', b'"', digit] | [b'>', digit, _] => digit,
+            _ => return None,
+        };
+        (b'1'..=b'8').contains(digit).then(|| digit - b'0')
+    })
+}
+
+/// A decoder's error as one sentence with a remedy.
+fn explain(format: Format, error: ImageError) -> String {
+    let name = format.name();
+    match error {
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => cut_off(format),
+        ImageError::Limits(_) => format!("decoding the {name} file takes more memory than allowed: make it smaller"),
+        ImageError::Unsupported(error) => format!("{error}: save it as an 8-bit RGB PNG"),
+        error => format!("the {name} file is damaged: {error}"),
+    }
+}
