@@ -8,7 +8,9 @@ mod bytes;
 mod dtype;
 mod error;
 mod folder;
+mod gguf;
 mod nf4;
+mod quantize;
 mod safetensors;
 mod tensor;
 
@@ -17,6 +19,8 @@ pub use bytes::Bytes;
 pub use dtype::DType;
 pub use error::Error;
 pub use folder::Folder;
+pub use gguf::{Array, Gguf, GgufTensors, GgufWriter, NewFile, Value};
 pub use nf4::Nf4;
+pub use quantize::{quantize, quantize_nf4};
 pub use safetensors::Safetensors;
 pub use tensor::Tensor;
