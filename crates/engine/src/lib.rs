@@ -1,1 +1,16 @@
-//! Sequences, KV cache, generation and the public Pipeline.
+//! Sequences, KV cache, generation and the public [`Pipeline`].
+
+mod blocks;
+mod error;
+mod generate;
+mod load;
+mod loops;
+mod runner;
+mod sequence;
+
+pub use error::Error;
+pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, score};
+pub use load::Checkpoint;
+pub use loops::LoopDetector;
+pub use runner::{Runner, RunnerConfig, Work};
+pub use sequence::{PlacedImage, Sequence};

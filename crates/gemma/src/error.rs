@@ -1,11 +1,48 @@
-//! What can be wrong with a model, a prompt or a picture.
+//! Why a model can't be built or used.
 
-/// Why something can't be used.
+/// An error of the model's files, inputs or use.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of the checkpoint.
+    /// A file couldn't be read.
     #[error(transparent)]
     Formats(#[from] medgemma_formats::Error),
+    /// The backend couldn't hold or compute something.
+    #[error("{0}")]
+    Backend(Box<dyn std::error::Error + Send + Sync>),
+    /// A field of the configuration is missing, out of range or of an unsupported kind.
+    #[error("{file}: {field}: {problem}")]
+    Config {
+        /// The file.
+        file: String,
+        /// The field or key.
+        field: String,
+        /// What is wrong, and the remedy where there is one.
+        problem: String,
+    },
+    /// A tensor of the checkpoint is missing or of another shape than the configuration says.
+    #[error("{checkpoint}: tensor {name}: {problem}")]
+    Weights {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The tensor's name as the checkpoint spells it.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An image was given to a model without an image encoder.
+    #[error(
+        "this model can't see: its checkpoint has no image encoder (a GGUF needs its mmproj file beside it or --mmproj; \
+         medgemma-27b-text-it has none)"
+    )]
+    NoVision,
+    /// Pixels of another size than the encoder's.
+    #[error("an image of {found} values where the encoder takes {wanted}")]
+    Pixels {
+        /// Values given.
+        found: usize,
+        /// Values the encoder takes.
+        wanted: usize,
+    },
     /// A picture, or the settings for preparing pictures.
     #[error("{name}: {problem}")]
     Image {

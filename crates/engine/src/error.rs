@@ -1,0 +1,43 @@
+//! Why a request can't be served.
+
+/// An error of loading or of a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model's files or inputs.
+    #[error(transparent)]
+    Model(#[from] medgemma_gemma::Error),
+    /// The model isn't where it was looked for.
+    #[error(transparent)]
+    Locate(#[from] medgemma_gemma::locate::Error),
+    /// A file couldn't be read.
+    #[error(transparent)]
+    Formats(#[from] medgemma_formats::Error),
+    /// The prompt and the tokens asked for don't fit the context.
+    #[error("{wanted} tokens don't fit the context of {context}: shorten the prompt or load with a larger --context")]
+    Context {
+        /// Tokens of the prompt, or of prompt and budget.
+        wanted: usize,
+        /// Tokens that fit.
+        context: usize,
+    },
+    /// No block of the KV cache is free.
+    #[error("the KV cache is full ({context} tokens): load with a larger --context")]
+    CacheFull {
+        /// Tokens of the pool.
+        context: usize,
+    },
+    /// A prompt without a token.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A token id the model doesn't have.
+    #[error("token id {id} isn't in the vocabulary of {vocab}")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Rows of the embedding table.
+        vocab: usize,
+    },
+    /// A parameter out of its range.
+    #[error("{0}")]
+    Parameter(String),
+}

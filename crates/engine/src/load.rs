@@ -1,0 +1,66 @@
+//! From files to a model on a device.
+
+use crate::error::Error;
+use medgemma_formats::{Folder, Gguf, Safetensors};
+use medgemma_gemma::{Config, LoadProgress, Model, Weights};
+use medgemma_kernels::{CpuBackend, WeightFormat};
+use std::path::Path;
+
+/// An opened checkpoint: its configuration and its weights, nothing packed yet.
+pub struct Checkpoint {
+    /// What the model looks like.
+    pub config: Config,
+    /// Its tensors.
+    pub weights: Weights,
+}
+
+impl Checkpoint {
+    /// Opens a folder in Hugging Face layout.
+    ///
+    /// # Errors
+    /// When a file is missing or malformed.
+    pub fn from_folder(folder: &Folder) -> Result<Self, Error> {
+        let name = folder.path().display().to_string();
+        let file = |f: &str| folder.path().join(f).display().to_string();
+        let generation = match folder.contains("generation_config.json") {
+            true => Some(folder.read("generation_config.json")?),
+            false => None,
+        };
+        let config = Config::from_json(&file("config.json"), &folder.read("config.json")?, generation.as_deref())?;
+        let weights = Weights::from_safetensors(&name, Safetensors::open(folder)?)?;
+        Ok(Self { config, weights })
+    }
+
+    /// Takes opened GGUF files: the language model and, so that it can see, its mmproj.
+    ///
+    /// # Errors
+    /// When their metadata is malformed or they don't belong together.
+    pub fn from_gguf(model: Gguf, mmproj: Option<Gguf>) -> Result<Self, Error> {
+        let name = |gguf: &Gguf| gguf.path().display().to_string();
+        let vision_name = mmproj.as_ref().map(name);
+        let vision = mmproj.as_ref().zip(vision_name.as_deref()).map(|(gguf, name)| (name, gguf));
+        let config = Config::from_gguf(&name(&model), &model, vision)?;
+        Ok(Self { config, weights: Weights::Gguf { name: name(&model), model, mmproj } })
+    }
+
+    /// Opens a GGUF file and its mmproj.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::from_gguf`].
+    pub fn open_gguf(model: &Path, mmproj: Option<&Path>) -> Result<Self, Error> {
+        Self::from_gguf(Gguf::open(model)?, mmproj.map(Gguf::open).transpose()?)
+    }
+
+    /// Packs the weights for the host's processor.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape, or memory runs out.
+    pub fn load_cpu(
+        self,
+        format: WeightFormat,
+        threads: Option<usize>,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<Model<CpuBackend>, Error> {
+        Ok(Model::load(CpuBackend::new(threads), self.config, &self.weights, format, progress)?)
+    }
+}

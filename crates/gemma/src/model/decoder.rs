@@ -1,0 +1,273 @@
+//! The Gemma 3 decoder.
+
+use super::{ImageFeatures, backend};
+use crate::{Error, TextConfig, Weights};
+use medgemma_kernels::{Backend, CacheSpec, CacheType, Step, WeightFormat};
+
+/// Weights of the decoder.
+pub(super) struct Decoder<B: Backend> {
+    /// `[vocab, h]`; also the output matrix when tied.
+    embedding: B::Weight,
+    output: Option<B::Weight>,
+    output_norm: B::Vector,
+    rope_global: B::Vector,
+    rope_local: B::Vector,
+    layers: Vec<Layer<B>>,
+}
+
+struct Layer<B: Backend> {
+    global: bool,
+    /// Index among the layers of its pool.
+    cache_layer: usize,
+    attn_norm: B::Vector,
+    /// q, k and v stacked: `[q + 2·kv, h]`.
+    qkv: B::Weight,
+    q_norm: B::Vector,
+    k_norm: B::Vector,
+    /// `[h, q]`.
+    attn_output: B::Weight,
+    post_attention_norm: B::Vector,
+    ffn_norm: B::Vector,
+    /// gate and up stacked: `[2·f, h]`.
+    gate_up: B::Weight,
+    /// `[h, f]`.
+    down: B::Weight,
+    post_ffw_norm: B::Vector,
+}
+
+/// The two pools of keys and values: global layers keep everything, local layers their window.
+pub struct Caches<B: Backend> {
+    global: B::Cache,
+    local: B::Cache,
+}
+
+/// Activations of one step, allocated once.
+pub struct Workspace<B: Backend> {
+    rows: usize,
+    outputs: usize,
+    /// The residual stream `[m, h]`.
+    x: B::Matrix,
+    /// Normed input of a block `[m, h]`.
+    normed: B::Matrix,
+    qkv: B::Matrix,
+    q: B::Matrix,
+    attention: B::Matrix,
+    /// Output of a block before its post-norm `[m, h]`.
+    block: B::Matrix,
+    gate_up: B::Matrix,
+    activated: B::Matrix,
+    rope_global: B::Matrix,
+    rope_local: B::Matrix,
+    /// Rows that want logits `[outputs, h]`.
+    last: B::Matrix,
+    last_normed: B::Matrix,
+    logits: B::Matrix,
+}
+
+/// What one step computes.
+pub struct Input<'a, B: Backend> {
+    /// Token id of each row.
+    pub ids: &'a [u32],
+    /// Rows and blocks of the global pool.
+    pub global: &'a Step,
+    /// The same rows and the blocks of the local pool.
+    pub local: &'a Step,
+    /// Image features, and the row of the step at which each begins.
+    pub images: &'a [(usize, &'a ImageFeatures<B>)],
+}
+
+impl<B: Backend> Decoder<B> {
+    pub(super) fn load(
+        b: &B,
+        c: &TextConfig,
+        weights: &Weights,
+        format: WeightFormat,
+        step: &mut impl FnMut(),
+    ) -> Result<Self, Error> {
+        let matrix = |name: &str, rows: usize, cols: usize| -> Result<B::Weight, Error> {
+            let tensor = weights.tensor(name, &[rows, cols])?;
+            b.weight(&[&tensor], format).map_err(backend)
+        };
+        let embedding = matrix("token_embd.weight", c.vocab, c.hidden)?;
+        let output = match c.tied || !weights.contains("output.weight")? {
+            true => None,
+            false => Some(matrix("output.weight", c.vocab, c.hidden)?),
+        };
+        step();
+        let (mut globals, mut locals) = (0, 0);
+        let mut layers = Vec::with_capacity(c.global.len());
+        for (index, &global) in c.global.iter().enumerate() {
+            let counter = if global { &mut globals } else { &mut locals };
+            layers.push(Layer::load(b, c, weights, format, index, global, *counter)?);
+            *counter += 1;
+            step();
+        }
+        Ok(Self {
+            embedding,
+            output,
+            output_norm: b.vector(&weights.rms_norm("output_norm.weight", c.hidden)?).map_err(backend)?,
+            rope_global: b.vector(&c.rope_global.inverse_frequencies(c.head_dim)).map_err(backend)?,
+            rope_local: b.vector(&c.rope_local.inverse_frequencies(c.head_dim)).map_err(backend)?,
+            layers,
+        })
+    }
+
+    pub(super) fn weight_bytes(&self, b: &B) -> usize {
+        let layer = |l: &Layer<B>| [&l.qkv, &l.attn_output, &l.gate_up, &l.down].map(|w| b.weight_bytes(w));
+        let layers: usize = self.layers.iter().flat_map(layer).sum();
+        layers + b.weight_bytes(&self.embedding) + self.output.as_ref().map_or(0, |w| b.weight_bytes(w))
+    }
+
+    pub(super) fn forward(
+        &self,
+        b: &B,
+        c: &TextConfig,
+        input: &Input<'_, B>,
+        caches: &mut Caches<B>,
+        ws: &mut Workspace<B>,
+    ) {
+        let rows = input.ids.len();
+        assert!(rows <= ws.rows, "a step of {rows} rows in a workspace of {}", ws.rows);
+        assert!(input.global.positions.len() == rows && input.local.positions.len() == rows);
+        b.embed(&self.embedding, input.ids, (c.hidden as f32).sqrt(), &mut ws.x);
+        for (first, features) in input.images {
+            b.overwrite(&features.0, *first, &mut ws.x);
+        }
+        b.rope_table(&self.rope_global, input.global, &mut ws.rope_global);
+        b.rope_table(&self.rope_local, input.local, &mut ws.rope_local);
+        for layer in &self.layers {
+            layer.attend(b, c, input, caches, ws);
+            layer.feed_forward(b, c, ws);
+        }
+    }
+
+    pub(super) fn logits(&self, b: &B, c: &TextConfig, rows: &[u32], ws: &mut Workspace<B>, out: &mut [f32]) {
+        assert!(rows.len() <= ws.outputs, "{} rows of logits in a workspace of {}", rows.len(), ws.outputs);
+        b.gather(&ws.x, rows, &mut ws.last);
+        b.rms_norm(&ws.last, &self.output_norm, c.eps, &mut ws.last_normed);
+        b.matmul(&ws.last_normed, self.output.as_ref().unwrap_or(&self.embedding), &mut ws.logits);
+        b.download(&ws.logits, out);
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(
+        b: &B,
+        c: &TextConfig,
+        weights: &Weights,
+        format: WeightFormat,
+        index: usize,
+        global: bool,
+        cache_layer: usize,
+    ) -> Result<Self, Error> {
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let stacked = |parts: &[(&str, usize)], cols: usize| -> Result<B::Weight, Error> {
+            let tensors = parts
+                .iter()
+                .map(|(part, rows)| weights.tensor(&format!("blk.{index}.{part}.weight"), &[*rows, cols]))
+                .collect::<Result<Vec<_>, _>>()?;
+            b.weight(&tensors.iter().collect::<Vec<_>>(), format).map_err(backend)
+        };
+        let norm = |part: &str, len: usize| -> Result<B::Vector, Error> {
+            b.vector(&weights.rms_norm(&format!("blk.{index}.{part}.weight"), len)?).map_err(backend)
+        };
+        Ok(Self {
+            global,
+            cache_layer,
+            attn_norm: norm("attn_norm", c.hidden)?,
+            qkv: stacked(&[("attn_q", q), ("attn_k", kv), ("attn_v", kv)], c.hidden)?,
+            q_norm: norm("attn_q_norm", c.head_dim)?,
+            k_norm: norm("attn_k_norm", c.head_dim)?,
+            attn_output: stacked(&[("attn_output", c.hidden)], q)?,
+            post_attention_norm: norm("post_attention_norm", c.hidden)?,
+            ffn_norm: norm("ffn_norm", c.hidden)?,
+            gate_up: stacked(&[("ffn_gate", c.ffn), ("ffn_up", c.ffn)], c.hidden)?,
+            down: stacked(&[("ffn_down", c.hidden)], c.ffn)?,
+            post_ffw_norm: norm("post_ffw_norm", c.hidden)?,
+        })
+    }
+
+    /// `x += post_attention_norm(attention(attn_norm(x)))`.
+    fn attend(&self, b: &B, c: &TextConfig, input: &Input<'_, B>, caches: &mut Caches<B>, ws: &mut Workspace<B>) {
+        let (step, cache, rope, window) = match self.global {
+            true => (input.global, &mut caches.global, &ws.rope_global, None),
+            false => (input.local, &mut caches.local, &ws.rope_local, Some(c.window)),
+        };
+        b.rms_norm(&ws.x, &self.attn_norm, c.eps, &mut ws.normed);
+        b.matmul(&ws.normed, &self.qkv, &mut ws.qkv);
+        b.qkv_rope_store(
+            &ws.qkv,
+            c.heads,
+            &self.q_norm,
+            &self.k_norm,
+            c.eps,
+            rope,
+            step,
+            cache,
+            self.cache_layer,
+            &mut ws.q,
+        );
+        b.attention(&ws.q, c.heads, cache, self.cache_layer, step, window, c.scale, &mut ws.attention);
+        b.matmul(&ws.attention, &self.attn_output, &mut ws.block);
+        b.add_rms_norm(&ws.block, &self.post_attention_norm, c.eps, &mut ws.x);
+    }
+
+    /// `x += post_ffw_norm(down(gelu(gate) · up))` of `ffn_norm(x)`.
+    fn feed_forward(&self, b: &B, c: &TextConfig, ws: &mut Workspace<B>) {
+        b.rms_norm(&ws.x, &self.ffn_norm, c.eps, &mut ws.normed);
+        b.matmul(&ws.normed, &self.gate_up, &mut ws.gate_up);
+        b.geglu(&ws.gate_up, &mut ws.activated);
+        b.matmul(&ws.activated, &self.down, &mut ws.block);
+        b.add_rms_norm(&ws.block, &self.post_ffw_norm, c.eps, &mut ws.x);
+    }
+}
+
+impl<B: Backend> Caches<B> {
+    pub(super) fn new(
+        b: &B,
+        c: &TextConfig,
+        global_blocks: usize,
+        local_blocks: usize,
+        dtype: CacheType,
+    ) -> Result<Self, Error> {
+        let pool = |layers: usize, blocks: usize| {
+            let spec = CacheSpec { layers, blocks, kv_heads: c.kv_heads, head_dim: c.head_dim, dtype };
+            b.cache(spec).map_err(backend)
+        };
+        Ok(Self { global: pool(c.global_layers(), global_blocks)?, local: pool(c.local_layers(), local_blocks)? })
+    }
+}
+
+impl<B: Backend> Workspace<B> {
+    pub(super) fn new(b: &B, c: &TextConfig, rows: usize, outputs: usize) -> Result<Self, Error> {
+        let matrix = |rows: usize, cols: usize| b.matrix(rows, cols).map_err(backend);
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        Ok(Self {
+            rows,
+            outputs,
+            x: matrix(rows, c.hidden)?,
+            normed: matrix(rows, c.hidden)?,
+            qkv: matrix(rows, q + 2 * kv)?,
+            q: matrix(rows, q)?,
+            attention: matrix(rows, q)?,
+            block: matrix(rows, c.hidden)?,
+            gate_up: matrix(rows, 2 * c.ffn)?,
+            activated: matrix(rows, c.ffn)?,
+            rope_global: matrix(rows, c.head_dim)?,
+            rope_local: matrix(rows, c.head_dim)?,
+            last: matrix(outputs, c.hidden)?,
+            last_normed: matrix(outputs, c.hidden)?,
+            logits: matrix(outputs, c.vocab)?,
+        })
+    }
+
+    /// Most rows of a step.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Most rows that get logits at once.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+}
