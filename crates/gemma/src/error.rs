@@ -51,4 +51,14 @@ pub enum Error {
         /// What is wrong, and the remedy.
         problem: String,
     },
+    /// A tokenizer is malformed, or of a kind that Gemma 3 doesn't use.
+    #[error("{file}: {field}: {problem}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// The field or key.
+        field: String,
+        /// What is wrong with it, and the remedy where there is one.
+        problem: String,
+    },
 }

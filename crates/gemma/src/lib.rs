@@ -6,6 +6,7 @@ pub mod image;
 pub mod locate;
 mod model;
 pub mod sampler;
+pub mod text;
 mod weights;
 
 pub use config::{Config, Rope, TextConfig, TokenIds, VisionConfig};
