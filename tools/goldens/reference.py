@@ -11,8 +11,8 @@ import pathlib
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
+from transformers.image_utils import load_image
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from models import TESTDATA
@@ -73,7 +73,7 @@ class Reference:
         ]
         if not self.images:
             return prompt, {"input_ids": self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]}, []
-        images = [Image.open(TESTDATA / "images" / name) for name in names]
+        images = [load_image(str(TESTDATA / "images" / name)) for name in names]  # as chat templates load them: RGB
         out = self.processor(
             text=[prompt],
             images=[images] if images else None,

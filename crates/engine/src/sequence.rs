@@ -71,11 +71,11 @@ impl<B: Backend> Sequence<B> {
         end - start
     }
 
-    /// The positions that a row at `position` sees besides its past: its image's span, or itself.
+    /// How far a row at `position` sees: to the end of its image, or to itself. An image longer than the window is
+    /// still cut by it at the front, on local layers, as the reference does.
     pub(crate) fn visible(&self, position: usize) -> (u32, u32) {
         let span = self.images.iter().map(|i| &i.positions).find(|span| span.contains(&position));
-        let (start, end) = span.map_or((position, position + 1), |s| (s.start, s.end));
-        (start as u32, end as u32)
+        (position as u32, span.map_or(position + 1, |s| s.end) as u32)
     }
 
     /// Tokens at the beginning that another prompt shares, images compared by digest.

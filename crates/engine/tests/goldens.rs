@@ -1,7 +1,10 @@
 //! The reference's tokens and log-probabilities, made by tools/goldens from transformers in float32.
 
-use medgemma_engine::{Checkpoint, Finish, Generation, Progress, Runner, RunnerConfig, Sequence, generate, score};
+use medgemma_engine::{
+    Checkpoint, Finish, Generation, PlacedImage, Progress, Runner, RunnerConfig, Sequence, generate, score,
+};
 use medgemma_formats::Folder;
+use medgemma_gemma::image::{Limits, Preprocessor, RgbImage, decode};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
 use serde_json::Value;
@@ -36,16 +39,56 @@ fn close(found: &[f32], wanted: &[f32], what: &str) {
     }
 }
 
-fn check(runner: &mut Runner<CpuBackend>, case: &Value, context: &str) {
-    let what = format!("{context}, case {}", case["name"]);
+/// The case's pictures in the order of their placeholders: each followed by its crops when it asks for them.
+fn pictures(case: &Value, preprocessor: &Preprocessor) -> Vec<RgbImage> {
+    let mut pictures = Vec::new();
+    for name in case["images"].as_array().into_iter().flatten() {
+        let path = testdata("images").join(name.as_str().unwrap());
+        let picture = decode("picture", &std::fs::read(path).unwrap(), &Limits::default()).unwrap();
+        let crops = match case["pan_and_scan"].as_bool() {
+            Some(true) => preprocessor.crops(&picture),
+            _ => Vec::new(),
+        };
+        pictures.push(picture);
+        pictures.extend(crops);
+    }
+    pictures
+}
+
+/// Encodes the case's pictures, comparing features where the golden has them.
+fn images(runner: &Runner<CpuBackend>, checkpoint: &str, case: &Value, what: &str) -> Vec<PlacedImage<CpuBackend>> {
+    let Some(positions) = case["image_positions"].as_array().filter(|p| !p.is_empty()) else { return Vec::new() };
+    let patch = runner.model().config().vision.as_ref().unwrap().patch;
+    let settings = std::fs::read(testdata(checkpoint).join("preprocessor_config.json")).unwrap();
+    let preprocessor = Preprocessor::from_json("preprocessor_config.json", &settings, patch).unwrap();
+    let pictures = pictures(case, &preprocessor);
+    assert_eq!(pictures.len(), positions.len(), "{what}: number of images");
+    let placed = pictures.iter().zip(positions).enumerate().map(|(i, (picture, position))| {
+        let features = runner.encode_image(&preprocessor.pixel_values(picture)).unwrap();
+        let golden = &case["image_features"][i];
+        let (first, last) = (numbers(&golden["first"]), numbers(&golden["last"]));
+        let hidden = first.len();
+        let (start, len) = (position[0].as_u64().unwrap() as usize, position[1].as_u64().unwrap() as usize);
+        let mut values = vec![0.0; len * hidden];
+        features.download(runner.model().backend(), &mut values);
+        close(&values[..hidden], &first, &format!("{what}: first feature of image {i}"));
+        close(&values[(len - 1) * hidden..], &last, &format!("{what}: last feature of image {i}"));
+        PlacedImage { positions: start..start + len, features, digest: [i as u8; 32] }
+    });
+    placed.collect()
+}
+
+fn check(runner: &mut Runner<CpuBackend>, checkpoint: &str, case: &Value, context: &str) {
+    let what = format!("{checkpoint} {context}, case {}", case["name"]);
     let prompt = ids(&case["input_ids"]);
+    let images = images(runner, checkpoint, case, &what);
     let mut sequence = Sequence::default();
-    runner.start(&mut sequence, prompt.clone(), Vec::new()).unwrap();
+    runner.start(&mut sequence, prompt.clone(), images.clone()).unwrap();
     let scores = score(runner, &mut sequence, 0, &mut |_| ControlFlow::Continue(())).unwrap();
     let found: Vec<f32> = scores.iter().map(|s| s.logprob.unwrap()).collect();
     close(&found, &numbers(&case["prompt_logprobs"]), &format!("{what}: prompt"));
     runner.release(&mut sequence);
-    runner.start(&mut sequence, prompt, Vec::new()).unwrap();
+    runner.start(&mut sequence, prompt, images).unwrap();
     let greedy = ids(&case["greedy"]);
     let options = Generation {
         max_tokens: greedy.len(),
@@ -70,17 +113,14 @@ fn check(runner: &mut Runner<CpuBackend>, case: &Value, context: &str) {
 }
 
 #[test]
-fn text_cases_of_every_checkpoint() {
+fn every_case_through_every_chunk_size() {
     for name in ["tiny-text", "tiny-mm", "tiny-mm16"] {
-        let goldens: Value =
-            serde_json::from_slice(&std::fs::read(testdata(name).join("goldens.json")).unwrap()).unwrap();
+        let goldens = std::fs::read(testdata(name).join("goldens.json")).unwrap();
+        let goldens: Value = serde_json::from_slice(&goldens).unwrap();
         for chunk in [512, 1, 5, 33] {
             let mut runner = runner(name, chunk);
             for case in goldens["cases"].as_array().unwrap() {
-                if case["images"].as_array().is_some_and(|i| !i.is_empty()) {
-                    continue;
-                }
-                check(&mut runner, case, &format!("{name} by {chunk}"));
+                check(&mut runner, name, case, &format!("by {chunk}"));
             }
         }
     }
