@@ -1,6 +1,7 @@
 //! What can be typed: names and flags, as the README and scripts rely on them.
 
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 
 /// Run Google's MedGemma models on this machine: text and medical images in, text out. Nothing leaves the machine.
 #[derive(Debug, Parser)]
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     Models(Models),
     /// Get a model from the hub
     Pull(Pull),
+    /// Show what the model would see of pictures
+    Image(Image),
     /// Look at this machine and say what to change
     Doctor(Doctor),
     /// Print a shell's completions
@@ -59,6 +62,25 @@ pub(crate) struct Pull {
     /// Compute the checksums of files that are already here
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    /// PNG, JPEG, WebP, TIFF or BMP files
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Write what the model sees as PNG files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Pad to a black square first, so that the shape is kept
+    #[arg(long)]
+    pub(crate) pad: bool,
+    /// Also give long pictures in pieces
+    #[arg(long)]
+    pub(crate) pan_and_scan: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

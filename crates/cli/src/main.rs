@@ -30,6 +30,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Models(args) => commands::models::run(args),
         Command::Pull(args) => commands::pull::run(args, cli.quiet),
+        Command::Image(args) => commands::image::run(args, cli.quiet),
         Command::Doctor(args) => commands::doctor::run(args, cli.quiet),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "medgemma", &mut std::io::stdout());

@@ -144,9 +144,17 @@ fn values_are_the_references() {
 }
 
 #[test]
+fn published_settings_are_gemma_3s() {
+    let settings = br#"{"size": {"height": 896, "width": 896}, "do_pan_and_scan": null, "resample": 2,
+        "rescale_factor": 0.00392156862745098, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
+    let read = Preprocessor::from_json("settings", settings, 14).unwrap();
+    let image = pattern(40, 30);
+    assert_eq!(read.pixel_values(&image), Preprocessor::gemma3().pixel_values(&image));
+}
+
+#[test]
 fn pan_and_scan_cuts_as_the_reference_does() {
-    let settings = br#"{"size": {"height": 896, "width": 896}, "do_pan_and_scan": null}"#;
-    let preprocessor = Preprocessor::from_json("settings", settings, 14).unwrap();
+    let preprocessor = Preprocessor::gemma3();
     for case in list(&json(&data("images.json"))["crops"]) {
         let (width, height) = (case[0].as_u64().unwrap() as usize, case[1].as_u64().unwrap() as usize);
         let want: Vec<Rect> =

@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod doctor;
+pub(crate) mod image;
 pub(crate) mod models;
 pub(crate) mod pull;
 

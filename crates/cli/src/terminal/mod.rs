@@ -1,8 +1,10 @@
 //! What a person sees.
 
+mod picture;
 mod progress;
 mod table;
 
+pub(crate) use picture::show as show_picture;
 pub(crate) use progress::Download;
 pub(crate) use table::Table;
 

@@ -6,7 +6,8 @@ use super::sniff::{Format, sniff};
 use crate::Error;
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageError, ImageFormat, ImageReader};
-use std::io::Cursor;
+use std::io::{Cursor, Read};
+use std::path::Path;
 
 /// How large a picture may be. The sizes are read from the header and checked before anything is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,24 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<RgbImage, Err
 /// As [`decode`].
 pub fn decode_with_info(name: &str, bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Info), Error> {
     decode_bytes(bytes, limits).map_err(|problem| Error::Image { name: name.to_owned(), problem })
+}
+
+/// Reads and decodes a picture file; errors call it by its path.
+///
+/// # Errors
+/// As [`decode`], and [`medgemma_formats::Error::Io`] when the file can't be read.
+pub fn open(path: &Path, limits: &Limits) -> Result<(RgbImage, Info), Error> {
+    let io = |source| medgemma_formats::Error::Io { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    // One byte more tells a file that is too long, also where the size isn't known before, as of a pipe.
+    let file = std::fs::File::open(path).map_err(io)?;
+    file.take(limits.bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+    let name = path.display().to_string();
+    if bytes.len() as u64 > limits.bytes {
+        let problem = format!("more than the {} MiB allowed: make it smaller", limits.bytes >> 20);
+        return Err(Error::Image { name, problem });
+    }
+    decode_with_info(&name, &bytes, limits)
 }
 
 fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Info), String> {

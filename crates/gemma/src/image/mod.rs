@@ -10,7 +10,7 @@ mod preprocess;
 mod resize;
 mod sniff;
 
-pub use decode::{Info, Limits, decode, decode_with_info};
+pub use decode::{Info, Limits, decode, decode_with_info, open};
 pub use preprocess::{PanAndScan, Preprocessor};
 pub use resize::resize_bilinear;
 pub use sniff::Format;

@@ -2,6 +2,7 @@
 
 use super::{Rect, RgbImage, resize_bilinear};
 use crate::Error;
+use medgemma_formats::Gguf;
 use serde::Deserialize;
 
 /// Pillow's number of the bilinear filter, as `resample` in the settings has it.
@@ -94,6 +95,27 @@ impl Preprocessor {
         Self::parse(json, patch).map_err(|problem| Error::Image { name: name.to_owned(), problem })
     }
 
+    /// Reads the `clip.vision.*` keys of a GGUF image encoder (mmproj); what is missing has Gemma 3's values.
+    ///
+    /// # Errors
+    /// [`Error::Formats`] when a key has another type, [`Error::Image`] when a value can't be used.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let problem = |problem| Error::Image { name: gguf.path().display().to_string(), problem };
+        let number = |key, default| match gguf.u64(key)? {
+            None => Ok(default),
+            Some(value) => usize::try_from(value).map_err(|_| problem(format!("{key}: {value} is too large"))),
+        };
+        let channels = |key| match gguf.f32s(key)? {
+            None => Ok([0.5; 3]),
+            Some(&[r, g, b]) => Ok([r, g, b].map(f64::from)),
+            Some(other) => Err(problem(format!("{key}: {} values instead of 3", other.len()))),
+        };
+        let side = number("clip.vision.image_size", 896)?;
+        let patch = number("clip.vision.patch_size", 14)?;
+        let (mean, std) = (channels("clip.vision.image_mean")?, channels("clip.vision.image_std")?);
+        Self::new(side, patch, 1.0 / 255.0, mean, std).map_err(|text| problem(format!("clip.vision.*: {text}")))
+    }
+
     fn parse(json: &[u8], patch: usize) -> Result<Self, String> {
         let mut value: serde_json::Value = serde_json::from_slice(json).map_err(|e| format!("not JSON: {e}"))?;
         if let Some(inner) = value.get_mut("image_processor") {
@@ -130,6 +152,11 @@ impl Preprocessor {
             return Err("pan_and_scan_min_crop_size and pan_and_scan_max_num_crops: must be at least 1".to_owned());
         }
         Ok(preprocessor)
+    }
+
+    /// Gemma 3's published settings: 896 pixels in patches of 14, values from −1 to 1.
+    pub fn gemma3() -> Self {
+        Self::new(896, 14, 1.0 / 255.0, [0.5; 3], [0.5; 3]).expect("64 patches a side and finite values")
     }
 
     /// A square of `side` pixels in patches of `patch`; a level `v` becomes `(v · factor − mean) / std`, rounded at each
@@ -222,6 +249,7 @@ impl Preprocessor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medgemma_formats::GgufWriter;
 
     fn problem(json: &str) -> String {
         Preprocessor::from_json("preprocessor_config.json", json.as_bytes(), 14).unwrap_err().to_string()
@@ -255,6 +283,24 @@ mod tests {
         let preprocessor = Preprocessor::from_json("processor_config.json", json, 14).unwrap();
         assert_eq!(preprocessor.side(), 28);
         assert!(preprocessor.default_pan_and_scan());
+    }
+
+    #[test]
+    fn an_mmproj_has_the_settings_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mmproj.gguf");
+        let made = |std: Vec<f32>| {
+            let mut writer = GgufWriter::new(&path);
+            writer.set("clip.vision.image_size", 28_u32).unwrap();
+            writer.set("clip.vision.image_std", std).unwrap();
+            writer.create().unwrap().finish().unwrap().commit().unwrap();
+            Preprocessor::from_gguf(&Gguf::open(&path).unwrap())
+        };
+        let read = made(vec![0.25, 0.5, 0.5]).unwrap();
+        let want = Preprocessor::new(28, 14, 1.0 / 255.0, [0.5; 3], [0.25, 0.5, 0.5]).unwrap();
+        assert_eq!((read.side, read.patch, read.levels), (want.side, want.patch, want.levels));
+        assert!(made(vec![0.5]).unwrap_err().to_string().contains("1 values instead of 3"));
+        assert!(made(vec![0.0; 3]).unwrap_err().to_string().contains("finite"));
     }
 
     #[test]
