@@ -12,6 +12,7 @@ import shutil
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 import tokenizer
 
@@ -139,7 +140,7 @@ def tiny_text(**changes) -> dict:
         "final_logit_softcapping": None,
         "head_dim": 32,
         "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size": 64,
+        "hidden_size": 32,
         "initializer_range": 0.02,
         "intermediate_size": 64,
         "max_position_embeddings": 32768,
@@ -160,6 +161,18 @@ def tiny_text(**changes) -> dict:
         "use_cache": True,
         "vocab_size": COMPACT,
     } | changes
+
+
+def tiny_nf4() -> dict:
+    """Matrices of more than 256 blocks of 64, so that nested scales come in several groups; every other layer global."""
+    return tiny_text(num_hidden_layers=3, hidden_size=64, intermediate_size=288, sliding_window_pattern=2)
+
+
+def tiny_kq() -> dict:
+    """Rows of 256 for the K-quants, but for attention's output, whose 128 only fit blocks of 32."""
+    return tiny_text(
+        hidden_size=256, head_dim=64, num_attention_heads=2, query_pre_attn_scalar=64, intermediate_size=256, num_hidden_layers=2
+    )  # fmt: skip
 
 
 def layout_of(config: dict) -> str:
@@ -240,6 +253,15 @@ def state(model: torch.nn.Module, dtype=torch.bfloat16) -> dict[str, torch.Tenso
     }
 
 
+def build(folder, tokens: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
+    """Random weights for the folder's config, in bf16, under the names of the installed transformers."""
+    config = AutoConfig.from_pretrained(folder)
+    kind = Gemma3ForConditionalGeneration if config.model_type == "gemma3" else Gemma3ForCausalLM
+    model = kind(config)
+    fill(model, tokens, seed)
+    return state(model)
+
+
 def write_json(path: pathlib.Path, value) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -255,9 +277,11 @@ def write_tokenizer(folder: pathlib.Path, layout: str, template_file: bool) -> d
     return built
 
 
-def write_folder(name: str, config: dict, template_file: bool = False) -> tuple[pathlib.Path, dict[str, int]]:
+def write_folder(
+    name: str, config: dict, template_file: bool = False, parent: pathlib.Path = TESTDATA
+) -> tuple[pathlib.Path, dict[str, int]]:
     """Writes everything but the weights; returns the folder and the token ids."""
-    folder = TESTDATA / name
+    folder = parent / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     layout = layout_of(config)
