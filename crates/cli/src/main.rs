@@ -10,6 +10,7 @@ mod terminal;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         // Whoever read our output has enough of it (`medgemma models | head -1`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{} {}", console::style("error:").for_stderr().red().bold(), one_line(&error));
+            terminal::say_error(&one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -33,7 +34,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Image(args) => commands::image::run(args, cli.quiet),
         Command::Doctor(args) => commands::doctor::run(args, cli.quiet),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "medgemma", &mut std::io::stdout());
+            // Into memory first: clap_complete panics when a reader has enough.
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "medgemma", &mut text);
+            std::io::stdout().write_all(&text)?;
             Ok(())
         }
     }

@@ -190,9 +190,10 @@ fn fit(variant: &Variant, report: &Report) -> Option<String> {
     let room = usable(report.memory.total);
     let fitting = Precision::ALL.into_iter().filter(|&precision| variant.memory(precision) <= room);
     let speed = |precision| report.memory_bytes_per_second as f64 / variant.read_per_token(precision) as f64;
-    let kinds: Vec<String> = fitting.map(|kind| format!("{} ({:.1})", kind.name(), speed(kind))).collect();
-    let kinds = (!kinds.is_empty()).then(|| kinds.join(", "))?;
-    Some(format!("{} fits in {kinds}; in brackets the tokens a second that memory allows at most.", variant.id))
+    let mut kinds = fitting.map(|kind| (kind.name(), speed(kind)));
+    let (name, first) = kinds.next()?;
+    let others: String = kinds.map(|(name, speed)| format!(", {name} ({speed:.1})")).collect();
+    Some(format!("{} fits in {name} (at most {first:.1} tokens a second){others}.", variant.id))
 }
 
 fn lines(report: &Report, width: usize) -> Vec<String> {

@@ -123,11 +123,11 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
     for model in &report.models {
         let here = match model.here {
             Here::Yes => "yes",
-            Here::Part => "in part",
+            Here::Part => "part",
             Here::No => "-",
         };
-        let memory = [model.memory.bf16, model.memory.q8, model.memory.q4].map(bytes);
-        let [bf16, q8, q4] = memory;
+        let gigabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e9);
+        let [bf16, q8, q4] = [model.memory.bf16, model.memory.q8, model.memory.q4].map(gigabytes);
         table.row([model.id.to_owned(), bf16, q8, q4, model.fits.unwrap_or("no").to_owned(), here.to_owned()]);
         let thinks = if model.thinks { "; thinks" } else { "" };
         table.note(format!("{}{thinks}. For {}.", model.input, model.purpose));
@@ -136,8 +136,8 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
     let mut say = |text: String| lines.extend(wrap(&text, width));
     say(String::new());
     say(format!(
-        "Memory is for {USUAL_CONTEXT} tokens; the published weights (bf16) are made smaller while loading with --quant \
-         q8 or q4. FITS is the most exact that this machine's {} have room for.",
+        "BF16, Q8, Q4: gigabytes of memory to run it with {USUAL_CONTEXT} tokens of context, as published or made \
+         smaller while loading (--quant). FITS: the most exact that this machine's {} have room for.",
         bytes(report.memory_bytes)
     ));
     if !report.others.is_empty() {

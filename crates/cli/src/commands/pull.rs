@@ -31,6 +31,7 @@ pub(crate) fn run(args: &args::Pull, quiet: bool) -> Result<()> {
     let token = hub::find_token(args.token.as_deref(), |name| std::env::var_os(name)).map(|(token, _)| token);
     let client = Client::new(&args.endpoint, token)?;
     let cache = Cache::from_env();
+    let _polite = interrupt::guard();
     let repo = Repo::ask(&client, &id, interrupt::asked)?;
     let files = hub::plan(&id, &repo, args.file.as_deref())?;
     let total = files.iter().map(|file| file.size).sum();
@@ -49,5 +50,5 @@ pub(crate) fn run(args: &args::Pull, quiet: bool) -> Result<()> {
         _ => id.to_string(),
     };
     locate_in(&name, &cache).with_context(|| format!("{id} was pulled, but"))?;
-    print_lines([format!("{name} is here ({}). Try it: medgemma run {name}", bytes(total))])
+    print_lines([format!("{name} is here ({}).", bytes(total)), format!("Try it: medgemma run {name}")])
 }

@@ -11,6 +11,7 @@ use sha2::Digest;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
@@ -301,30 +302,35 @@ fn incomplete(blob: &Path) -> PathBuf {
 /// Makes `snapshot/name` a link to the blob (a copy where links need rights that users lack).
 fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<()> {
     let path = snapshot.join(name);
-    let failed = || path.display().to_string();
     make_folder(path.parent().unwrap_or(snapshot))?;
     let up = "../".repeat(2 + name.matches('/').count());
     let target = format!("{up}blobs/{}", blob.file_name().unwrap_or_default().to_string_lossy());
-    match fs::read_link(&path) {
-        Ok(old) if old == Path::new(&target) => return Ok(()),
-        Ok(_) => fs::remove_file(&path).with_context(failed)?,
-        Err(_) if path.is_file() => fs::remove_file(&path).with_context(failed)?,
-        Err(_) => {}
+    if fs::read_link(&path).is_ok_and(|old| old == Path::new(&target)) {
+        return Ok(());
     }
-    #[cfg(unix)]
-    let linked = std::os::unix::fs::symlink(&target, &path);
-    #[cfg(not(unix))]
-    let linked = fs::hard_link(blob, &path);
-    linked.or_else(|_| fs::copy(blob, &path).map(drop)).with_context(failed)
+    put(&path, |new| {
+        #[cfg(unix)]
+        let linked = std::os::unix::fs::symlink(&target, new);
+        #[cfg(not(unix))]
+        let linked = fs::hard_link(blob, new);
+        linked.or_else(|_| fs::copy(blob, new).map(drop))
+    })
 }
 
-/// Writes a small file so that a reader sees the old text or the new one.
+/// Writes a small file.
 fn replace(path: &Path, text: &str) -> Result<()> {
-    let failed = || path.display().to_string();
     make_folder(path.parent().unwrap_or(Path::new(".")))?;
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&new, text).with_context(failed)?;
-    fs::rename(&new, path).with_context(failed)
+    put(path, |new| fs::write(new, text))
+}
+
+/// Makes a file under a name of its own and moves it into place: a reader, or another pull that does the same, finds
+/// the old one or the new one. Writing to the place itself could write through another's link.
+fn put(path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}-{count}", std::process::id()));
+    make(&new).and_then(|()| fs::rename(&new, path)).with_context(|| path.display().to_string())
 }
 
 fn make_folder(path: &Path) -> Result<()> {

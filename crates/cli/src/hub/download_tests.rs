@@ -1,7 +1,6 @@
 use super::*;
 use standin::{COMMIT, Hub, Reply, Request, listing};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[path = "../../tests/support/hub.rs"]
 #[allow(unreachable_pub, dead_code)] // shared with the tests of the program

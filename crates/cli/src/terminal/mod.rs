@@ -14,6 +14,13 @@ pub(crate) fn width() -> usize {
     size.map_or(80, |(_, columns)| usize::from(columns)).max(20)
 }
 
+/// Says on stderr what went wrong: on one line, or broken at spaces where it is a terminal.
+pub(crate) fn say_error(text: &str) {
+    let label = console::style("error:").for_stderr().red().bold();
+    let text = if console::Term::stderr().is_term() { wrap(text, width() - 7).join("\n       ") } else { text.into() };
+    eprintln!("{label} {text}");
+}
+
 /// A size as people write it, in powers of 1000: `8.6 GB`.
 pub(crate) fn bytes(count: u64) -> String {
     let (mut value, mut unit) = (count as f64, "B");

@@ -26,7 +26,7 @@ impl Download {
         let speed = |state: &ProgressState, out: &mut dyn Write| {
             let _ = write!(out, "{}/s", bytes(state.per_sec() as u64));
         };
-        let style = ProgressStyle::with_template("{wide_bar} {size}, {speed}, {eta} left\n{msg}");
+        let style = ProgressStyle::with_template("{msg:!20} {wide_bar} {size}, {speed}, {eta}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸ ").with_key("size", size).with_key("speed", speed));
         Self { bar, quiet, before: 0 }

@@ -1,0 +1,122 @@
+//! The program as scripts and people meet it: exit codes, what goes to stdout and what to stderr.
+
+#[allow(dead_code)] // shared with the tests of the downloader
+#[path = "support/hub.rs"]
+mod hub;
+
+use hub::{COMMIT, Hub, Reply, listing};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The program with an empty home, so that nothing of the user's is read or written.
+fn medgemma(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_medgemma"));
+    for name in ["HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"] {
+        command.env_remove(name);
+    }
+    command.env("HOME", home).stdin(Stdio::null());
+    command
+}
+
+fn run(home: &Path, args: &[&str]) -> Output {
+    medgemma(home).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else")
+}
+
+/// A hub with one tiny model.
+fn tiny() -> Hub {
+    let files: [(&str, &[u8]); 3] =
+        [("config.json", br#"{"model_type": "gemma3"}"#), ("tokenizer.json", b"{}"), ("model.safetensors", b"weights")];
+    Hub::start(move |request| {
+        if request.path.starts_with("/api/models/google/tiny/revision/main") {
+            return Reply::ok(listing(&files));
+        }
+        let file = files.iter().find(|(name, _)| request.path == format!("/google/tiny/resolve/{COMMIT}/{name}"));
+        file.map_or(Reply::status(404), |(_, body)| Reply::ok(*body))
+    })
+}
+
+#[test]
+fn mistakes_in_typing_exit_with_2() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [&["nonsense"][..], &["pull"], &["models", "--nonsense"], &[]] {
+        let output = run(home.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+    let output = run(home.path(), &["--version"]);
+    assert_eq!(stdout(&output), format!("medgemma {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn json_is_one_object_on_stdout() {
+    let home = tempfile::tempdir().unwrap();
+    let models = json(&run(home.path(), &["models", "--json"]));
+    let first = &models["models"][0];
+    assert_eq!((first["id"].as_str(), first["here"].as_str()), (Some("google/medgemma-4b-it"), Some("no")));
+    let doctor = json(&run(home.path(), &["doctor", "--json"]));
+    assert!(doctor["memory"]["total"].as_u64() > Some(0) && doctor["memory_bytes_per_second"].as_u64() > Some(0));
+    assert_eq!(doctor["cache"]["path"], home.path().join(".cache/huggingface/hub").to_str().unwrap());
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "looking leaves nothing behind");
+}
+
+#[test]
+fn a_pulled_model_is_found_again() {
+    let (home, hub) = (tempfile::tempdir().unwrap(), tiny());
+    let output = run(home.path(), &["pull", "google/tiny", "--endpoint", &hub.url]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("medgemma run google/tiny"));
+    assert!(stderr(&output).contains("model.safetensors"), "progress goes to stderr");
+    assert_eq!(json(&run(home.path(), &["models", "--json"]))["others"][0], "google/tiny");
+
+    let report = json(&run(home.path(), &["pull", "google/tiny", "--endpoint", &hub.url, "--json", "-q"]));
+    assert_eq!((report["commit"].as_str(), report["bytes"].as_u64()), (Some(COMMIT), Some(24 + 2 + 7)));
+    let path = report["path"].as_str().unwrap();
+    assert_eq!(std::fs::read(Path::new(path).join("model.safetensors")).unwrap(), b"weights");
+}
+
+#[test]
+fn what_went_wrong_is_one_line() {
+    let home = tempfile::tempdir().unwrap();
+    let gated = Hub::start(|_| Reply::status(401).with("x-error-code", "GatedRepo"));
+    let output = run(home.path(), &["pull", "google/tiny", "--endpoint", &gated.url, "--token", "hf_secret"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("licence") && text.contains(&gated.url) && !text.contains("hf_secret"), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn offline_means_offline() {
+    let (home, hub) = (tempfile::tempdir().unwrap(), tiny());
+    let mut command = medgemma(home.path());
+    let output = command.env("HF_HUB_OFFLINE", "1").args(["pull", "google/tiny", "--endpoint", &hub.url]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("HF_HUB_OFFLINE"));
+    assert!(hub.requests().is_empty());
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [&["completions", "bash"][..], &["models"], &["models", "--json"]] {
+        let mut child = medgemma(home.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", stderr(&output));
+    }
+}
