@@ -165,6 +165,9 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Header, Error> {
     let mut metadata = BTreeMap::new();
     for i in 0..pair_count {
         let key = cursor.string().map_err(at(&format!("key {i}")))?;
+        if key.is_empty() {
+            return Err(at(&format!("key {i}"))("an empty key".into()));
+        }
         let value = cursor.value().map_err(at(&key))?;
         if metadata.contains_key(&key) {
             return Err(at(&key)("there twice".into()));
@@ -176,6 +179,9 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Header, Error> {
     let mut infos = Vec::new();
     for i in 0..tensor_count {
         let name = cursor.string().map_err(at(&format!("name of tensor {i}")))?;
+        if name.is_empty() {
+            return Err(at(&format!("name of tensor {i}"))("an empty name".into()));
+        }
         let info = info(&mut cursor, alignment).map_err(at(&name))?;
         infos.push((name, info));
     }

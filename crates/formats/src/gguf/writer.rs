@@ -76,13 +76,13 @@ impl GgufWriter {
     /// Plans the next tensor. `shape` is outermost first.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the name is taken or too long for ggml, the shape has a zero, more than four dimensions
+    /// [`Error::Tensor`] when the name is taken, empty or too long for ggml, the shape has a zero, more than four dimensions
     /// or rows that aren't whole blocks, or the type is NF4, which GGUF doesn't have.
     pub fn tensor(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<(), Error> {
         let wrong = |problem: String| Error::tensor(name, problem);
         let type_id = type_id(dtype).ok_or_else(|| wrong(format!("GGUF has no {dtype}")))?;
-        if name.len() > LONGEST_NAME {
-            return Err(wrong(format!("a name of {} bytes, ggml allows {LONGEST_NAME}", name.len())));
+        if name.is_empty() || name.len() > LONGEST_NAME {
+            return Err(wrong(format!("a name of {} bytes, ggml allows 1 to {LONGEST_NAME}", name.len())));
         }
         if shape.len() > MOST_DIMS || shape.contains(&0) {
             return Err(wrong(format!("shape {shape:?}: ggml has at most {MOST_DIMS} dimensions, none of them 0")));

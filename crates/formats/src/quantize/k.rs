@@ -5,7 +5,7 @@
 //! with its neighbours, and the super-block's own scale is fitted to the outcome. Larger elements weigh more: they
 //! matter more to a dot product.
 
-use super::{half_bytes, inverse};
+use super::{half_bytes, inverse, map};
 use crate::blocks::f16_to_f32;
 use half::f16;
 
@@ -47,7 +47,7 @@ fn sums<const N: usize, const S: usize>(f: impl Fn(usize) -> [f32; S]) -> [f32; 
 fn weights<const N: usize>(x: &[f32; N]) -> [f32; N] {
     let [squares] = sums::<N, 1>(|i| [x[i] * x[i]]);
     let typical = (squares / N as f32).sqrt();
-    x.map(|v| typical + v.abs())
+    map(x, |v| typical + v.abs())
 }
 
 /// Nearest half, as bits and value.
@@ -66,7 +66,7 @@ type Group = [f32; GROUP];
 #[inline(always)]
 fn affine_levels(x: &Group, scale: f32, min: f32, top: f32) -> Group {
     let inverse = inverse(scale);
-    x.map(|v| round(clamp((v + min) * inverse, 0.0, top)))
+    map(x, |v| round(clamp((v + min) * inverse, 0.0, top)))
 }
 
 /// `Σ w · (scale · q - min - x)²`.
@@ -83,8 +83,8 @@ fn affine_error(x: &Group, w: &Group, q: &Group, scale: f32, min: f32) -> f32 {
 #[inline(always)]
 fn affine_fit(x: &Group, w: &Group, top: f32) -> (f32, f32) {
     /// Trial scales, and how many levels more or fewer than `top` the widest and the narrowest span.
-    const TRIALS: i32 = 20;
-    const SPREAD: f32 = 1.0;
+    const TRIALS: i32 = 10;
+    const SPREAD: f32 = 1.5;
 
     let low = x.iter().fold(0.0f32, |low, &v| if v < low { v } else { low });
     let high = x.iter().fold(f32::MIN, |high, &v| if v > high { v } else { high });
@@ -92,28 +92,44 @@ fn affine_fit(x: &Group, w: &Group, top: f32) -> (f32, f32) {
         return (0.0, -low);
     }
     let span = high - low;
-    let mut best = (span / top, -low);
-    let mut least = affine_error(x, w, &affine_levels(x, best.0, best.1, top), best.0, best.1);
     let [sw, swx] = sums::<GROUP, 2>(|i| [w[i], w[i] * x[i]]);
-    for trial in 0..=TRIALS {
-        let levels = top + SPREAD * (2.0 * trial as f32 / TRIALS as f32 - 1.0);
-        let q = affine_levels(x, span / levels, -low, top);
+    let mean = swx / sw;
+    let centred = map(x, |v| v - mean);
+    let mut best = (span / top, -low);
+    let mut most = 0.0;
+    // Fits levels, and keeps the fit when it explains more of the weighted variance than the best so far.
+    let mut consider = |q: &Group| {
         let [sq, sqq, sqx] = sums::<GROUP, 3>(|i| {
             let wq = w[i] * q[i];
-            [wq, wq * q[i], wq * x[i]]
+            [wq, wq * q[i], wq * centred[i]]
         });
-        let determinant = sw * sqq - sq * sq;
-        if determinant <= 0.0 || sqq <= 0.0 {
-            continue;
+        let variance = sqq - sq * sq / sw;
+        if variance <= 0.0 {
+            return None;
         }
-        let mut scale = (sw * sqx - sq * swx) / determinant;
-        let mut min = (sq * sqx - sqq * swx) / determinant;
+        let mut scale = sqx / variance;
+        let mut min = scale * sq / sw - mean;
+        let mut explained = scale * sqx;
         if min < 0.0 {
+            // The minimum can't be negative: the best line through the origin instead.
+            let sqx = sqx + mean * sq;
             (scale, min) = (sqx / sqq, 0.0);
+            explained = scale * sqx - sw * mean * mean;
         }
-        let error = affine_error(x, w, &q, scale, min);
-        if error < least && scale > 0.0 {
-            (least, best) = (error, (scale, min));
+        let better = scale > 0.0 && explained > most;
+        if better {
+            (most, best) = (explained, (scale, min));
+        }
+        better.then_some((scale, min))
+    };
+    let mut fit = None;
+    for trial in 0..=TRIALS {
+        let levels = top + SPREAD * (2.0 * trial as f32 / TRIALS as f32 - 1.0);
+        fit = consider(&affine_levels(x, span / levels, -low, top)).or(fit);
+    }
+    for _ in 0..2 {
+        if let Some((scale, min)) = fit {
+            fit = consider(&affine_levels(x, scale, min, top));
         }
     }
     best
@@ -256,14 +272,14 @@ type Small = [f32; SMALL];
 
 #[inline(always)]
 fn symmetric_levels(x: &Small, inverse: f32) -> Small {
-    x.map(|v| round(clamp(v * inverse, -32.0, 31.0)))
+    map(x, |v| round(clamp(v * inverse, -32.0, 31.0)))
 }
 
 /// Scale of one group. Its sign is chosen so that the largest element falls on the side with one level more.
 #[inline(always)]
 fn symmetric_fit(x: &Small, w: &Small) -> f32 {
-    const TRIALS: i32 = 18;
-    const SPREAD: f32 = 0.9;
+    const TRIALS: i32 = 10;
+    const SPREAD: f32 = 4.0;
 
     let extreme = x.iter().fold(0.0f32, |most, &v| if v.abs() > most.abs() { v } else { most });
     if extreme == 0.0 {

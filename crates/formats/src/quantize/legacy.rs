@@ -1,6 +1,6 @@
 //! ggml's blocks of 32, rounded as its reference does (`quantize_row_*_ref`).
 
-use super::{half_bytes, inverse};
+use super::{half_bytes, inverse, map};
 
 /// The element of largest magnitude, with its sign (the first of equals).
 #[inline(always)]
@@ -50,7 +50,7 @@ pub(super) fn q4_0(x: &[f32; 32]) -> [u8; 18] {
     // The largest element becomes level 0, the only one of magnitude 8.
     let d = extreme(x) / -8.0;
     let id = inverse(d);
-    join([&half_bytes(d), &nibbles(&x.map(|v| level(v * id, 8.5, 15))), &[], &[]])
+    join([&half_bytes(d), &nibbles(&map(x, |v| level(v * id, 8.5, 15))), &[], &[]])
 }
 
 #[inline(always)]
@@ -58,14 +58,14 @@ pub(super) fn q4_1(x: &[f32; 32]) -> [u8; 20] {
     let (low, high) = range(x);
     let d = (high - low) / 15.0;
     let id = inverse(d);
-    join([&half_bytes(d), &half_bytes(low), &nibbles(&x.map(|v| level((v - low) * id, 0.5, 15))), &[]])
+    join([&half_bytes(d), &half_bytes(low), &nibbles(&map(x, |v| level((v - low) * id, 0.5, 15))), &[]])
 }
 
 #[inline(always)]
 pub(super) fn q5_0(x: &[f32; 32]) -> [u8; 22] {
     let d = extreme(x) / -16.0;
     let id = inverse(d);
-    let levels = x.map(|v| level(v * id, 16.5, 31));
+    let levels = map(x, |v| level(v * id, 16.5, 31));
     join([&half_bytes(d), &fifths(&levels), &nibbles(&levels), &[]])
 }
 
@@ -74,7 +74,7 @@ pub(super) fn q5_1(x: &[f32; 32]) -> [u8; 24] {
     let (low, high) = range(x);
     let d = (high - low) / 31.0;
     let id = inverse(d);
-    let levels = x.map(|v| level((v - low) * id, 0.5, 31));
+    let levels = map(x, |v| level((v - low) * id, 0.5, 31));
     join([&half_bytes(d), &half_bytes(low), &fifths(&levels), &nibbles(&levels)])
 }
 
@@ -84,7 +84,7 @@ pub(super) fn q8_0(x: &[f32; 32]) -> [u8; 34] {
     let d = amax / 127.0;
     let id = inverse(d);
     // To nearest, halves away from zero (C's roundf): cut off, then go on where a half or more was cut.
-    let levels = x.map(|v| {
+    let levels = map(x, |v| {
         let scaled = v * id;
         let cut = scaled as i32;
         let rest = scaled - cut as f32;

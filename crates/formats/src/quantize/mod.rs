@@ -77,6 +77,16 @@ fn each<const N: usize, const B: usize>(values: &[f32], out: &mut Vec<u8>, encod
     }
 }
 
+/// `f` of each element. As `<[T; N]>::map`, which for long arrays doesn't become a loop that vectorizes.
+#[inline(always)]
+fn map<const N: usize, T: Copy, U: Copy + Default>(x: &[T; N], f: impl Fn(T) -> U) -> [U; N] {
+    let mut out = [U::default(); N];
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = f(*x);
+    }
+    out
+}
+
 /// `1 / d`, or 0 for a block of zeros.
 #[inline(always)]
 fn inverse(d: f32) -> f32 {
