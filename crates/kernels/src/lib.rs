@@ -5,4 +5,4 @@ mod cpu;
 pub mod reference;
 
 pub use backend::{BLOCK, Backend, CacheSpec, CacheType, Rows, Step, WeightFormat};
-pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuVector, CpuWeight, Error};
+pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuVector, CpuWeight, Error, Isa};

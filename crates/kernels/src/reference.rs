@@ -3,7 +3,6 @@
 //! Sums run in double precision, so that a kernel is held to the exact value rather than to another rounding. Shapes
 //! are row-major; lengths that don't fit each other panic.
 
-use crate::backend::BLOCK;
 use half::bf16;
 
 /// `x · wᵀ`: x `[m, k]`, w `[n, k]`; the result is `[m, n]`.
@@ -157,11 +156,6 @@ pub fn avg_pool(x: &[f32], side: usize, kernel: usize, cols: usize) -> Vec<f32> 
     out
 }
 
-/// Tiles of [`BLOCK`] keys that hold the keys `lo..hi`.
-pub fn tiles(lo: usize, hi: usize) -> std::ops::Range<usize> {
-    lo / BLOCK..hi.div_ceil(BLOCK)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,8 +223,6 @@ mod tests {
         // An image span 5..9 is seen whole by its token 8, although the window begins later.
         assert_eq!(visible(8, (5, 9), Some(2)), (5, 9));
         assert_eq!(visible(5, (5, 9), Some(4)), (2, 9));
-        assert_eq!(tiles(31, 33), 0..2);
-        assert_eq!(tiles(32, 64), 1..2);
     }
 
     #[test]

@@ -7,11 +7,9 @@
 
 use super::Error;
 use super::memory::{Buffer, Parts, Plain};
+use super::simd::{LANES, Simd};
 use crate::backend::{BLOCK, CacheSpec, CacheType};
 use half::bf16;
-
-/// Lanes that a row of values is padded to.
-const LANES: usize = 16;
 
 /// A pool of key and value blocks on the host.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ pub(crate) enum Blocks {
 /// An element type of the cache.
 pub(crate) trait Element: Plain {
     fn encode(value: f32) -> Self;
-    fn decode(self) -> f32;
+    fn load<S: Simd>(s: S, lanes: &[Self; LANES]) -> S::F;
 }
 
 impl Element for f32 {
@@ -39,8 +37,8 @@ impl Element for f32 {
         value
     }
     #[inline(always)]
-    fn decode(self) -> f32 {
-        self
+    fn load<S: Simd>(s: S, lanes: &[Self; LANES]) -> S::F {
+        s.load(lanes)
     }
 }
 
@@ -50,8 +48,8 @@ impl Element for u16 {
         bf16::from_f32(value).to_bits()
     }
     #[inline(always)]
-    fn decode(self) -> f32 {
-        f32::from_bits(u32::from(self) << 16)
+    fn load<S: Simd>(s: S, lanes: &[Self; LANES]) -> S::F {
+        s.load_bf16(lanes)
     }
 }
 

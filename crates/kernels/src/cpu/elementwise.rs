@@ -1,50 +1,159 @@
 //! Operations on rows that stand by themselves: norms, activations, tables.
+//!
+//! A row is worked through in vectors of 16; a shorter last one is filled up, so that an element's result doesn't
+//! depend on where the row ends.
 
-/// `gelu` in its tanh form, `0.5 · x · (1 + tanh(u))`, written as `x / (1 + exp(-2u))`, which doesn't cancel.
-pub(crate) fn gelu_tanh(x: f32) -> f32 {
-    let u = 0.797_884_6 * (x + 0.044715 * x * x * x);
-    x / (1.0 + (-2.0 * u).exp())
+use super::math;
+use super::simd::{Kernel, LANES, Simd};
+
+/// The last elements of a row, filled up with `fill`.
+#[inline(always)]
+fn filled(tail: &[f32], fill: f32) -> [f32; LANES] {
+    let mut lanes = [fill; LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    lanes
 }
 
-/// `out = x · inverse root mean square · w`.
-pub(crate) fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
-    let inverse = inverse_rms(x, eps);
-    for ((out, &x), &w) in out.iter_mut().zip(x).zip(w) {
-        *out = x * inverse * w;
+/// The sum of (x - mean)² over a row: four vectors of sums side by side, each adding every fourth vector.
+#[inline(always)]
+fn sum_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+    let mut sums = [s.splat(0.0); 4];
+    let mean_lanes = s.splat(mean);
+    let (fours, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for four in fours {
+        for (sum, x) in sums.iter_mut().zip(four.as_chunks::<LANES>().0) {
+            let d = s.sub(s.load(x), mean_lanes);
+            *sum = s.fma(d, d, *sum);
+        }
     }
+    for (sum, x) in sums.iter_mut().zip(rest.chunks(LANES)) {
+        let d = s.sub(s.load(&filled(x, mean)), mean_lanes);
+        *sum = s.fma(d, d, *sum);
+    }
+    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
-/// `x += rms_norm(y)`.
-pub(crate) fn add_rms_norm(y: &[f32], w: &[f32], eps: f32, x: &mut [f32]) {
-    let inverse = inverse_rms(y, eps);
-    for ((x, &y), &w) in x.iter_mut().zip(y).zip(w) {
-        *x += y * inverse * w;
+/// The sum of a row, as [`sum_squares`].
+#[inline(always)]
+fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut sums = [s.splat(0.0); 4];
+    let (fours, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for four in fours {
+        for (sum, x) in sums.iter_mut().zip(four.as_chunks::<LANES>().0) {
+            *sum = s.add(*sum, s.load(x));
+        }
     }
+    for (sum, x) in sums.iter_mut().zip(rest.chunks(LANES)) {
+        *sum = s.add(*sum, s.load(&filled(x, 0.0)));
+    }
+    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
 /// `1 / √(mean(x²) + eps)`.
-fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    let squares: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-    (1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt()) as f32
+#[inline(always)]
+fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_squares(s, x, 0.0) / x.len() as f32 + eps).sqrt()
+}
+
+/// `out = x / rms(x) · w`.
+pub(crate) struct RmsNorm<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) w: &'a [f32],
+    pub(crate) eps: f32,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let inverse = inverse_rms(s, self.x, self.eps);
+        for ((out, &x), &w) in self.out.iter_mut().zip(self.x).zip(self.w) {
+            *out = x * inverse * w;
+        }
+    }
+}
+
+/// `x += y / rms(y) · w`.
+pub(crate) struct AddRmsNorm<'a> {
+    pub(crate) y: &'a [f32],
+    pub(crate) w: &'a [f32],
+    pub(crate) eps: f32,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for AddRmsNorm<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let inverse = inverse_rms(s, self.y, self.eps);
+        for ((x, &y), &w) in self.x.iter_mut().zip(self.y).zip(self.w) {
+            *x += y * inverse * w;
+        }
+    }
 }
 
 /// `out = (x - mean) / √(var + eps) · w + b`.
-pub(crate) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) {
-    let len = x.len() as f64;
-    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / len;
-    let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / len;
-    let inverse = (1.0 / (var + f64::from(eps)).sqrt()) as f32;
-    let mean = mean as f32;
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = (x[i] - mean) * inverse * w[i] + b[i];
+pub(crate) struct LayerNorm<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) w: &'a [f32],
+    pub(crate) b: &'a [f32],
+    pub(crate) eps: f32,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for LayerNorm<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let len = self.x.len() as f32;
+        let mean = sum(s, self.x) / len;
+        let inverse = 1.0 / (sum_squares(s, self.x, mean) / len + self.eps).sqrt();
+        for (((out, &x), &w), &b) in self.out.iter_mut().zip(self.x).zip(self.w).zip(self.b) {
+            *out = (x - mean) * inverse * w + b;
+        }
+    }
+}
+
+/// `x += y`.
+pub(crate) struct Add<'a> {
+    pub(crate) y: &'a [f32],
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (x, &y) in self.x.iter_mut().zip(self.y) {
+            *x += y;
+        }
     }
 }
 
 /// `out = gelu_tanh(gate) · up`; `gate_up` holds the gates, then as many ups.
-pub(crate) fn geglu(gate_up: &[f32], out: &mut [f32]) {
-    let (gate, up) = gate_up.split_at(out.len());
-    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-        *out = gelu_tanh(gate) * up;
+pub(crate) struct GeGlu<'a> {
+    pub(crate) gate_up: &'a [f32],
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for GeGlu<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (gates, ups) = self.gate_up.split_at(self.out.len());
+        let (gates, last_gates) = gates.as_chunks::<LANES>();
+        let (ups, last_ups) = ups.as_chunks::<LANES>();
+        let (outs, last_out) = self.out.as_chunks_mut::<LANES>();
+        for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+            s.store(s.mul(math::gelu_tanh(s, s.load(gate)), s.load(up)), out);
+        }
+        if !last_out.is_empty() {
+            let mut lanes = [0f32; LANES];
+            let (gate, up) = (filled(last_gates, 0.0), filled(last_ups, 0.0));
+            s.store(s.mul(math::gelu_tanh(s, s.load(&gate)), s.load(&up)), &mut lanes);
+            last_out.copy_from_slice(&lanes[..last_out.len()]);
+        }
     }
 }
 
@@ -59,13 +168,31 @@ pub(crate) fn rope_row(inv_freq: &[f32], position: u32, out: &mut [f32]) {
     }
 }
 
-/// Rotates the pairs (`i`, `i + len/2`) of a head by a row of the table.
-pub(crate) fn rotate(head: &mut [f32], table: &[f32]) {
-    let (low, high) = head.split_at_mut(table.len() / 2);
-    let (cos, sin) = table.split_at(low.len());
-    for i in 0..low.len() {
-        let (a, b) = (low[i], high[i]);
-        low[i] = a * cos[i] - b * sin[i];
-        high[i] = b * cos[i] + a * sin[i];
+/// `out = x / rms(x) · w`, its pairs (`i`, `i + len/2`) rotated by a row of the table.
+pub(crate) struct NormRotate<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) w: &'a [f32],
+    pub(crate) eps: f32,
+    pub(crate) table: &'a [f32],
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for NormRotate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let half = self.table.len() / 2;
+        let inverse = inverse_rms(s, self.x, self.eps);
+        let (cos, sin) = self.table.split_at(half);
+        let ((x_low, x_high), (w_low, w_high)) = (self.x.split_at(half), self.w.split_at(half));
+        let (low, high) = self.out.split_at_mut(half);
+        let pairs = low.iter_mut().zip(high).zip(x_low.iter().zip(x_high));
+        for ((((low, high), (&a, &b)), (&wa, &wb)), (&c, &s)) in
+            pairs.zip(w_low.iter().zip(w_high)).zip(cos.iter().zip(sin))
+        {
+            let (a, b) = (a * inverse * wa, b * inverse * wb);
+            *low = a * c - b * s;
+            *high = b * c + a * s;
+        }
     }
 }

@@ -42,16 +42,29 @@ unsafe impl<T: Plain> Send for Buffer<T> {}
 unsafe impl<T: Plain> Sync for Buffer<T> {}
 
 impl<T: Plain> Buffer<T> {
+    /// A buffer of nothing.
+    pub(crate) const fn empty() -> Self {
+        Self { ptr: NonNull::dangling(), len: 0 }
+    }
+
     /// Allocates `len` zeroed elements; an error when the size overflows or the system has no such memory.
     pub(crate) fn zeroed(len: usize) -> Result<Self, Error> {
         if len == 0 {
-            return Ok(Self { ptr: NonNull::dangling(), len });
+            return Ok(Self::empty());
         }
         let layout = Self::layout(len).ok_or(Error::TooLarge)?;
         // SAFETY: the layout's size isn't zero, since len isn't and no Plain type is empty.
         let ptr = unsafe { alloc_zeroed(layout) };
         let ptr = NonNull::new(ptr.cast::<T>()).ok_or(Error::OutOfMemory { bytes: layout.size() })?;
         Ok(Self { ptr, len })
+    }
+
+    /// Replaces the buffer by a larger one when it holds fewer than `len` elements. Contents are lost then.
+    pub(crate) fn grow(&mut self, len: usize) -> Result<(), Error> {
+        if self.len < len {
+            *self = Self::zeroed(len)?;
+        }
+        Ok(())
     }
 
     fn layout(len: usize) -> Option<Layout> {
@@ -140,5 +153,15 @@ mod tests {
         assert!(Buffer::<u16>::zeroed(0).unwrap().is_empty());
         assert!(matches!(Buffer::<f32>::zeroed(usize::MAX), Err(Error::TooLarge)));
         assert!(matches!(Buffer::<u8>::zeroed(1 << 62), Err(Error::OutOfMemory { .. })));
+    }
+
+    #[test]
+    fn growing_keeps_what_is_large_enough() {
+        let mut buffer = Buffer::<i32>::zeroed(4).unwrap();
+        buffer[3] = 7;
+        buffer.grow(2).unwrap();
+        assert_eq!(&buffer[..], [0, 0, 0, 7]);
+        buffer.grow(5).unwrap();
+        assert_eq!(buffer.len(), 5);
     }
 }

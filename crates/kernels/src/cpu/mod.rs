@@ -3,56 +3,91 @@
 
 mod attention;
 mod cache;
+mod cores;
 mod elementwise;
 mod error;
+mod math;
 mod matmul;
 mod matrix;
 mod memory;
+mod pack;
 mod pool;
-mod weight;
+mod simd;
 
 pub use cache::CpuCache;
 pub use error::Error;
 pub use matrix::{CpuMatrix, CpuVector};
-pub use weight::CpuWeight;
+pub use pack::CpuWeight;
+pub use simd::Isa;
 
 use crate::backend::{BLOCK, Backend, CacheSpec, Step, WeightFormat};
+use elementwise::{Add, AddRmsNorm, GeGlu, LayerNorm, NormRotate, RmsNorm};
 use matmul::Finish;
 use medgemma_formats::Tensor;
 use memory::Parts;
 use pool::Pool;
+use simd::Found;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The host's processor, with a pool of threads.
+///
+/// Weights of groups that don't divide a row (Q8 and Q4: 32 elements, NF4: 64) are held as the file stores them.
+/// Products with integer formats round the activations to 8 bits in groups of 32.
 pub struct CpuBackend {
     pool: Pool,
+    isa: Found,
+    products: Mutex<matmul::Scratch>,
+    heads: Mutex<attention::Scratch>,
 }
 
 /// Elements below which a loop isn't worth waking other threads.
 const GRAIN: usize = 16 * 1024;
 
 impl CpuBackend {
-    /// A backend with `threads` threads (as many as the machine runs at once when `None`; 1 at least), the caller of an
-    /// operation being one of them. Where the system refuses to start so many, it has fewer.
+    /// A backend with `threads` threads (one for each core when `None`; 1 at least), the caller of an operation being
+    /// one of them. Where the system refuses to start so many, it has fewer.
+    ///
+    /// It uses the widest instructions the machine has, or those that the environment variable `MEDGEMMA_ISA` names
+    /// (`scalar`, `avx2` or `avx512`).
     pub fn new(threads: Option<usize>) -> Self {
-        let available = || std::thread::available_parallelism().map_or(1, usize::from);
-        Self { pool: Pool::new(threads.unwrap_or_else(available)) }
+        Self::with_isa(threads, Isa::from_env())
     }
 
-    /// Runs `body` over `rows` rows of `cols` elements in ranges, in parallel where that pays.
-    fn rows(&self, rows: usize, cols: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+    /// As [`CpuBackend::new`] with given instructions, or the widest the machine has where those are less.
+    pub fn with_isa(threads: Option<usize>, isa: Isa) -> Self {
+        Self {
+            pool: Pool::new(threads.unwrap_or_else(cores::count)),
+            isa: Found::new(isa),
+            products: Mutex::new(matmul::Scratch::new()),
+            heads: Mutex::new(attention::Scratch::new()),
+        }
+    }
+
+    /// The instructions in use.
+    pub fn isa(&self) -> Isa {
+        self.isa.isa()
+    }
+
+    /// Runs `body(rows, thread)` over `rows` rows of `cols` elements in ranges, in parallel where that pays.
+    fn rows(&self, rows: usize, cols: usize, body: &(dyn Fn(Range<usize>, usize) + Sync)) {
         let each = (GRAIN / cols.max(1)).max(rows.div_ceil(4 * self.pool.threads())).max(1);
-        self.pool.run(rows.div_ceil(each), &|task, _| body(task * each..rows.min((task + 1) * each)));
+        self.pool.run(rows.div_ceil(each), &|task, thread| body(task * each..rows.min((task + 1) * each), thread));
     }
 
     /// Runs `body(row, its cols elements)` for each row of `out`.
     fn each_row(&self, out: &mut CpuMatrix, body: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        self.each_row_on(out, &|row, out, _| body(row, out));
+    }
+
+    /// As [`CpuBackend::each_row`], with the thread.
+    fn each_row_on(&self, out: &mut CpuMatrix, body: &(dyn Fn(usize, &mut [f32], usize) + Sync)) {
         let (rows, cols) = (out.rows(), out.cols());
         let parts = Parts::new(out.as_mut_slice());
-        self.rows(rows, cols, &|range| {
+        self.rows(rows, cols, &|range, thread| {
             for row in range {
                 // SAFETY: every row is visited once.
-                body(row, unsafe { parts.part(row * cols..(row + 1) * cols) });
+                body(row, unsafe { parts.part(row * cols..(row + 1) * cols) }, thread);
             }
         });
     }
@@ -60,8 +95,20 @@ impl CpuBackend {
     fn product(&self, x: &CpuMatrix, w: &CpuWeight, finish: Finish<'_>, out: &mut CpuMatrix) {
         assert_eq!((x.cols(), out.cols()), (w.k(), w.n()), "matmul: shapes differ");
         out.set_rows(x.rows());
-        matmul::matmul(&self.pool, x.as_slice(), w, finish, out.as_mut_slice());
+        let scratch = &mut *lock(&self.products);
+        matmul::matmul(&self.pool, self.isa, scratch, x.as_slice(), w, finish, out.as_mut_slice());
     }
+
+    /// Makes room for products with a new weight, so that none needs to ask for memory.
+    fn prepared(&self, weight: CpuWeight) -> Result<CpuWeight, Error> {
+        lock(&self.products).reserve(self.pool.threads(), &weight)?;
+        Ok(weight)
+    }
+}
+
+/// Scratch memory holds nothing that an operation that panicked could have left wrong.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a row of a step lies in the cache: block and slot.
@@ -82,15 +129,15 @@ impl Backend for CpuBackend {
 
     fn name(&self) -> String {
         let threads = self.pool.threads();
-        format!("cpu (scalar, {threads} thread{})", if threads == 1 { "" } else { "s" })
+        format!("cpu ({}, {threads} thread{})", self.isa().name(), if threads == 1 { "" } else { "s" })
     }
 
     fn weight(&self, tensors: &[&Tensor], format: WeightFormat) -> Result<CpuWeight, Error> {
-        CpuWeight::from_tensors(&self.pool, tensors, format)
+        self.prepared(CpuWeight::from_tensors(&self.pool, tensors, format)?)
     }
 
     fn weight_f32(&self, values: &[f32], n: usize, k: usize, format: WeightFormat) -> Result<CpuWeight, Error> {
-        CpuWeight::from_values(&self.pool, values, n, k, format)
+        self.prepared(CpuWeight::from_values(&self.pool, values, n, k, format)?)
     }
 
     fn weight_bytes(&self, weight: &CpuWeight) -> usize {
@@ -106,7 +153,9 @@ impl Backend for CpuBackend {
     }
 
     fn cache(&self, spec: CacheSpec) -> Result<CpuCache, Error> {
-        CpuCache::new(spec)
+        let cache = CpuCache::new(spec)?;
+        lock(&self.heads).reserve(self.pool.threads(), &cache)?;
+        Ok(cache)
     }
 
     fn upload(&self, values: &[f32], out: &mut CpuMatrix) {
@@ -137,7 +186,7 @@ impl Backend for CpuBackend {
 
     fn add(&self, y: &CpuMatrix, x: &mut CpuMatrix) {
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "add: shapes differ");
-        self.each_row(x, &|i, x| x.iter_mut().zip(y.row(i)).for_each(|(x, y)| *x += y));
+        self.each_row(x, &|i, x| self.isa.run(Add { y: y.row(i), x }));
     }
 
     fn attention(
@@ -156,7 +205,8 @@ impl Backend for CpuBackend {
         assert!(heads.is_multiple_of(spec.kv_heads), "attention: {heads} heads over {}", spec.kv_heads);
         out.set_rows(q.rows());
         let queries = attention::Queries { q: q.as_slice(), heads, layer, step, window, scale };
-        attention::attention(&self.pool, &queries, cache, out.as_mut_slice());
+        let scratch = &mut *lock(&self.heads);
+        attention::attention(&self.pool, self.isa, scratch, &queries, cache, out.as_mut_slice());
     }
 
     fn embed(&self, w: &CpuWeight, ids: &[u32], scale: f32, out: &mut CpuMatrix) {
@@ -168,18 +218,18 @@ impl Backend for CpuBackend {
     fn rms_norm(&self, x: &CpuMatrix, w: &CpuVector, eps: f32, out: &mut CpuMatrix) {
         assert_eq!((out.cols(), w.as_slice().len()), (x.cols(), x.cols()), "rms_norm: columns differ");
         out.set_rows(x.rows());
-        self.each_row(out, &|i, out| elementwise::rms_norm(x.row(i), w.as_slice(), eps, out));
+        self.each_row(out, &|i, out| self.isa.run(RmsNorm { x: x.row(i), w: w.as_slice(), eps, out }));
     }
 
     fn add_rms_norm(&self, y: &CpuMatrix, w: &CpuVector, eps: f32, x: &mut CpuMatrix) {
         assert_eq!((y.rows(), y.cols(), w.as_slice().len()), (x.rows(), x.cols(), x.cols()), "add_rms_norm: shapes");
-        self.each_row(x, &|i, x| elementwise::add_rms_norm(y.row(i), w.as_slice(), eps, x));
+        self.each_row(x, &|i, x| self.isa.run(AddRmsNorm { y: y.row(i), w: w.as_slice(), eps, x }));
     }
 
     fn geglu(&self, gate_up: &CpuMatrix, out: &mut CpuMatrix) {
         assert_eq!(gate_up.cols(), 2 * out.cols(), "geglu: columns differ");
         out.set_rows(gate_up.rows());
-        self.each_row(out, &|i, out| elementwise::geglu(gate_up.row(i), out));
+        self.each_row(out, &|i, out| self.isa.run(GeGlu { gate_up: gate_up.row(i), out }));
     }
 
     fn rope_table(&self, inv_freq: &CpuVector, step: &Step, out: &mut CpuMatrix) {
@@ -204,24 +254,27 @@ impl Backend for CpuBackend {
         let CacheSpec { kv_heads, head_dim: dim, .. } = cache.spec();
         assert_eq!((qkv.cols(), q.cols()), ((heads + 2 * kv_heads) * dim, heads * dim), "qkv_rope_store: columns");
         assert_eq!((rope.rows(), rope.cols()), (qkv.rows(), dim), "qkv_rope_store: table");
+        let (q_norm, k_norm) = (q_norm.as_slice(), k_norm.as_slice());
+        assert_eq!((q_norm.len(), k_norm.len()), (dim, dim), "qkv_rope_store: norms");
         q.set_rows(qkv.rows());
         let place = places(step);
         let cache = cache.writer();
-        self.each_row(q, &|row, q| {
+        let mut scratch = lock(&self.heads);
+        let (keys, each) = scratch.heads();
+        self.each_row_on(q, &|row, q, thread| {
+            let table = rope.row(row);
             let (from_q, kv) = qkv.row(row).split_at(heads * dim);
-            let (keys, values) = kv.split_at(kv_heads * dim);
-            for (from, q) in from_q.chunks_exact(dim).zip(q.chunks_exact_mut(dim)) {
-                elementwise::rms_norm(from, q_norm.as_slice(), eps, q);
-                elementwise::rotate(q, rope.row(row));
+            let (from_k, from_v) = kv.split_at(kv_heads * dim);
+            for (x, out) in from_q.chunks_exact(dim).zip(q.chunks_exact_mut(dim)) {
+                self.isa.run(NormRotate { x, w: q_norm, eps, table, out });
             }
             let (block, slot) = place(row);
-            let mut normed = vec![0f32; dim];
-            for head in 0..kv_heads {
-                let key = &keys[head * dim..][..dim];
-                elementwise::rms_norm(key, k_norm.as_slice(), eps, &mut normed);
-                elementwise::rotate(&mut normed, rope.row(row));
+            // SAFETY: each thread has a part of its own.
+            let key = unsafe { keys.part(thread * each..thread * each + dim) };
+            for (head, (x, value)) in from_k.chunks_exact(dim).zip(from_v.chunks_exact(dim)).enumerate() {
+                self.isa.run(NormRotate { x, w: k_norm, eps, table, out: key });
                 // SAFETY: rows of a step have different positions or blocks, and each row is visited once.
-                unsafe { cache.store(block, slot, layer, head, &normed, &values[head * dim..][..dim]) };
+                unsafe { cache.store(block, slot, layer, head, key, value) };
             }
         });
     }
@@ -237,7 +290,8 @@ impl Backend for CpuBackend {
     fn layer_norm(&self, x: &CpuMatrix, w: &CpuVector, b: &CpuVector, eps: f32, out: &mut CpuMatrix) {
         assert_eq!((out.cols(), w.as_slice().len()), (x.cols(), x.cols()), "layer_norm: columns differ");
         out.set_rows(x.rows());
-        self.each_row(out, &|i, out| elementwise::layer_norm(x.row(i), w.as_slice(), b.as_slice(), eps, out));
+        let (w, b) = (w.as_slice(), b.as_slice());
+        self.each_row(out, &|i, out| self.isa.run(LayerNorm { x: x.row(i), w, b, eps, out }));
     }
 
     fn qkv_store(&self, qkv: &CpuMatrix, step: &Step, cache: &mut CpuCache, layer: usize, q: &mut CpuMatrix) {
@@ -276,5 +330,7 @@ impl Backend for CpuBackend {
     }
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

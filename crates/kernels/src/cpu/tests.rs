@@ -1,34 +1,9 @@
 //! The backend against the scalar twins.
 
+use super::testing::{close, matrix, noise};
 use super::*;
 use crate::backend::{CacheType, Rows};
 use crate::reference;
-
-/// Repeatable values in -1..1.
-fn noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-fn matrix(backend: &CpuBackend, values: &[f32], cols: usize) -> CpuMatrix {
-    let mut out = backend.matrix(values.len() / cols, cols).unwrap();
-    backend.upload(values, &mut out);
-    out
-}
-
-#[track_caller]
-fn close(ours: &[f32], theirs: &[f32], tolerance: f32) {
-    assert_eq!(ours.len(), theirs.len());
-    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
-        assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "element {i}: {a} for {b}");
-    }
-}
 
 #[test]
 fn products_match_their_twin() {
@@ -103,81 +78,6 @@ fn pools_squares() {
     let mut out = backend.matrix(4, 20).unwrap();
     backend.avg_pool(&matrix(&backend, &x, 20), 8, 4, &mut out);
     close(out.as_slice(), &reference::avg_pool(&x, 8, 4, 20), 1e-6);
-}
-
-/// A sequence whose prompt is text, an image span and text, run in chunks over scattered blocks.
-#[test]
-fn attention_matches_its_twin_in_any_chunks() {
-    let (heads, kv_heads, dim, len) = (4, 2, 24, 75);
-    let eps = 1e-6;
-    let backend = CpuBackend::new(Some(2));
-    let qkv = noise(7, len * (heads + 2 * kv_heads) * dim);
-    let (q_norm, k_norm, freq) = (noise(8, dim), noise(9, dim), noise(10, dim / 2));
-    let span = |p: usize| if (30..50).contains(&p) { (30, 50) } else { (p as u32, p as u32 + 1) };
-    let table: Vec<u32> = vec![2, 0, 1];
-    for window in [None, Some(10), Some(1000)] {
-        let positions: Vec<u32> = (0..len as u32).collect();
-        let (q, k, v) = split_twin(&qkv, heads, kv_heads, dim, &q_norm, &k_norm, eps, &freq, &positions);
-        let seen: Vec<_> = (0..len).map(|p| reference::visible(p as u32, span(p), window)).collect();
-        let expected = reference::attention(&q, heads, &k, &v, kv_heads, dim, &seen, 0.3);
-        let mut first: Option<Vec<f32>> = None;
-        // The span 30..50 is never cut.
-        for cuts in [vec![0, 75], vec![0, 1, 30, 50, 75], vec![0, 20, 60, 70, 75]] {
-            let spec = CacheSpec { layers: 2, blocks: 3, kv_heads, head_dim: dim, dtype: CacheType::F32 };
-            let mut cache = backend.cache(spec).unwrap();
-            let mut all = Vec::new();
-            for chunk in cuts.windows(2) {
-                let (from, to) = (chunk[0], chunk[1]);
-                let step = Step {
-                    positions: positions[from..to].to_vec(),
-                    visible: (from..to).map(span).collect(),
-                    sequences: vec![Rows { rows: 0..to - from, table: table.clone() }],
-                };
-                let width = (heads + 2 * kv_heads) * dim;
-                let input = matrix(&backend, &qkv[from * width..to * width], width);
-                let mut rope = backend.matrix(len, dim).unwrap();
-                let mut q = backend.matrix(len, heads * dim).unwrap();
-                let mut out = backend.matrix(len, heads * dim).unwrap();
-                backend.rope_table(&backend.vector(&freq).unwrap(), &step, &mut rope);
-                let (qn, kn) = (backend.vector(&q_norm).unwrap(), backend.vector(&k_norm).unwrap());
-                backend.qkv_rope_store(&input, heads, &qn, &kn, eps, &rope, &step, &mut cache, 1, &mut q);
-                backend.attention(&q, heads, &cache, 1, &step, window, 0.3, &mut out);
-                all.extend_from_slice(out.as_slice());
-            }
-            close(&all, &expected, 1e-5);
-            let first = first.get_or_insert_with(|| all.clone());
-            assert_eq!(*first, all, "chunks {cuts:?} changed the result");
-        }
-    }
-}
-
-/// q, k and v of a step as the twins make them: normed, rotated.
-fn split_twin(
-    qkv: &[f32],
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
-    q_norm: &[f32],
-    k_norm: &[f32],
-    eps: f32,
-    freq: &[f32],
-    positions: &[u32],
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let table = reference::rope_table(freq, positions);
-    let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
-    for (row, table) in qkv.chunks_exact((heads + 2 * kv_heads) * dim).zip(table.chunks_exact(dim)) {
-        let turned = |from: &[f32], norm: &[f32], to: &mut Vec<f32>| {
-            for head in from.chunks_exact(dim) {
-                let mut head = reference::rms_norm(head, norm, eps);
-                reference::rotate(&mut head, table);
-                to.extend(head);
-            }
-        };
-        turned(&row[..heads * dim], q_norm, &mut q);
-        turned(&row[heads * dim..(heads + kv_heads) * dim], k_norm, &mut k);
-        v.extend_from_slice(&row[(heads + kv_heads) * dim..]);
-    }
-    (q, k, v)
 }
 
 #[test]

@@ -1,0 +1,227 @@
+//! Products with integer weights: the activations are rounded to 8 bits in groups of 32, groups are multiplied in
+//! integers, exactly, and their sums added in f32, group after group.
+#![allow(unsafe_code)]
+
+use super::activations::{IntTile, Ints as Activations};
+use super::tiling::Tiling;
+use crate::cpu::pack::{GROUP, Ints, RECORD, Scales, Segment};
+use crate::cpu::simd::{Found, Kernel, LANES, Simd};
+use std::ops::Range;
+
+/// Scales of a record of one panel, widened: `[groups][LANES]`.
+type Widened = [[f32; LANES]; RECORD / 16];
+
+/// Adds up `panels` of a segment for all tiles; `c` is `[group of np panels][tile][row][panel][LANES]`.
+pub(crate) fn accumulate(
+    isa: Found,
+    segment: &Segment,
+    ints: &Ints,
+    k: usize,
+    x: &Activations,
+    tiling: Tiling,
+    np: usize,
+    panels: Range<usize>,
+    c: &mut [f32],
+) {
+    let mut scales = [[[0f32; LANES]; RECORD / 16]; 4];
+    let mut mins = [[[0f32; LANES]; RECORD / 16]; 4];
+    let mut at = 0;
+    for start in (0..k).step_by(RECORD) {
+        let len = RECORD.min(k - start);
+        let (scale_bytes, record_bytes) = (ints.scale_bytes(len), ints.record_bytes(len));
+        for (group, first) in panels.clone().step_by(np).enumerate() {
+            let mut w: [&[u8]; 4] = [&[]; 4];
+            for (i, w) in w[..np].iter_mut().enumerate() {
+                // Where panels run out, the last one is repeated and its result not used.
+                let record = &segment.panel((first + i).min(panels.end - 1))[at..at + record_bytes];
+                let (held, weights) = record.split_at(scale_bytes);
+                isa.run(WidenScales {
+                    ints,
+                    held,
+                    groups: len / ints.group,
+                    scales: &mut scales[i],
+                    mins: &mut mins[i],
+                });
+                *w = weights;
+            }
+            for tile in tiling.iter() {
+                let at = (group * tiling.padded() + tile.first) * np * LANES;
+                let call = Call {
+                    x: x.tile(tile, k, start, len, ints.group),
+                    groups: len / ints.group,
+                    w,
+                    scales: &scales,
+                    mins: &mins,
+                    c: &mut c[at..at + tile.padded * np * LANES],
+                    fresh: start == 0,
+                };
+                match (ints.nibbles, ints.mins, ints.group) {
+                    (true, false, _) => call.tile::<true, false, 32>(isa, tile.padded, np),
+                    (true, true, _) => call.tile::<true, true, 32>(isa, tile.padded, np),
+                    (false, false, 16) => call.tile::<false, false, 16>(isa, tile.padded, np),
+                    (false, true, 16) => call.tile::<false, true, 16>(isa, tile.padded, np),
+                    (false, false, _) => call.tile::<false, false, 32>(isa, tile.padded, np),
+                    (false, true, _) => call.tile::<false, true, 32>(isa, tile.padded, np),
+                }
+            }
+        }
+        at += record_bytes;
+    }
+}
+
+/// Widens the scales, and minimums, of one record.
+struct WidenScales<'a> {
+    ints: &'a Ints,
+    held: &'a [u8],
+    groups: usize,
+    scales: &'a mut Widened,
+    mins: &'a mut Widened,
+}
+
+impl Kernel for WidenScales<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { ints, held, groups, scales, mins } = self;
+        assert!(groups <= RECORD / 16 && held.len() >= ints.scale_bytes(groups * ints.group));
+        let halves = |i: usize| -> S::F {
+            // SAFETY: the i-th LANES f16 of the record, which begins at a cache line; the caller stays inside `held`.
+            s.load_f16(unsafe { &*held.as_ptr().cast::<[u16; LANES]>().add(i) })
+        };
+        match ints.scales {
+            Scales::Half => {
+                for g in 0..groups {
+                    s.store(halves(g), &mut scales[g]);
+                    if ints.mins {
+                        s.store(halves(groups + g), &mut mins[g]);
+                    }
+                }
+            }
+            Scales::Super => {
+                let first = 2 * LANES * if ints.mins { 2 } else { 1 };
+                let factors = |i: usize| -> S::F {
+                    // SAFETY: the i-th LANES bytes after the f16 factors, inside `held` as asserted.
+                    s.load_i8(unsafe { &*held.as_ptr().add(first + i * LANES).cast() })
+                };
+                let scale = halves(0);
+                for (g, out) in scales[..groups].iter_mut().enumerate() {
+                    s.store(s.mul(scale, factors(g)), out);
+                }
+                if ints.mins {
+                    let min = halves(1);
+                    for (g, out) in mins[..groups].iter_mut().enumerate() {
+                        s.store(s.mul(min, factors(groups + g)), out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a kernel works on: one record's weights of each panel with its scales; `c` is `[row][panel][LANES]`.
+struct Call<'a> {
+    x: IntTile<'a>,
+    groups: usize,
+    w: [&'a [u8]; 4],
+    scales: &'a [Widened; 4],
+    mins: &'a [Widened; 4],
+    c: &'a mut [f32],
+    /// Whether nothing was summed in `c` yet.
+    fresh: bool,
+}
+
+impl Call<'_> {
+    fn tile<const NIBBLES: bool, const MINS: bool, const WIDTH: usize>(self, isa: Found, rows: usize, np: usize) {
+        match (rows, np) {
+            (1, 4) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 1, 4>(self)),
+            (1, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 1, 2>(self)),
+            (2, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 2, 2>(self)),
+            (4, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 4, 2>(self)),
+            (6, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 6, 2>(self)),
+            (1, 1) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 1, 1>(self)),
+            (2, 1) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 2, 1>(self)),
+            (4, 1) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 4, 1>(self)),
+            _ => unreachable!("no tile of {rows} rows and {np} panels"),
+        }
+    }
+}
+
+struct Tile<'a, const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usize, const NP: usize>(
+    Call<'a>,
+);
+
+impl<const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usize, const NP: usize> Kernel
+    for Tile<'_, NIBBLES, MINS, WIDTH, ROWS, NP>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if const { !S::WIDE && ROWS * NP > 4 } {
+            unreachable!("tiles are chosen to fit");
+        }
+        let Call { x, groups, w, scales, mins, c, fresh } = self.0;
+        let k = groups * WIDTH;
+        let weights = if NIBBLES { k * LANES / 2 } else { k * LANES };
+        assert!(c.len() == ROWS * NP * LANES && groups <= RECORD / 16 && w[..NP].iter().all(|w| w.len() == weights));
+        assert!(x.quads.len() == k / 4 * ROWS && x.scales.len() == k / GROUP * ROWS);
+        assert!(x.minus.len() == groups * ROWS && x.total.len() == groups * ROWS);
+        let quads = x.quads.as_chunks::<ROWS>().0;
+        let c = c.as_chunks_mut::<LANES>().0;
+        let mut sums = [[s.splat(0.0); NP]; ROWS];
+        if !fresh {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (p, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.load(&c[r * NP + p]);
+                }
+            }
+        }
+        for g in 0..groups {
+            let minus = &x.minus[g * ROWS..][..ROWS];
+            let quads = &quads[g * (WIDTH / 4)..][..WIDTH / 4];
+            let products: [[S::I; NP]; ROWS] = if NIBBLES {
+                let mut products = [[s.start4(); NP]; ROWS];
+                for (j, x) in quads.as_chunks::<2>().0.iter().enumerate() {
+                    for p in 0..NP {
+                        // SAFETY: the j-th 8 k of group g, inside the weights as asserted.
+                        let w = unsafe { &*w[p].as_ptr().add((g * (WIDTH / 8) + j) * 64).cast() };
+                        let (low, high) = s.load_w4(w);
+                        for r in 0..ROWS {
+                            products[r][p] = s.dot4(s.dot4(products[r][p], low, x[0][r]), high, x[1][r]);
+                        }
+                    }
+                }
+                std::array::from_fn(|r| std::array::from_fn(|p| s.finish4(products[r][p], minus[r], !MINS)))
+            } else {
+                let mut products: [[S::I; NP]; ROWS] = std::array::from_fn(|r| [s.start8(minus[r]); NP]);
+                for (j, x) in quads.iter().enumerate() {
+                    for p in 0..NP {
+                        // SAFETY: the j-th 4 k of group g, inside the weights as asserted.
+                        let w = s.load_w8(unsafe { &*w[p].as_ptr().add((g * (WIDTH / 4) + j) * 64).cast() });
+                        for r in 0..ROWS {
+                            products[r][p] = s.dot8(products[r][p], w, x[r]);
+                        }
+                    }
+                }
+                products
+            };
+            for r in 0..ROWS {
+                let step = s.splat(x.scales[g * WIDTH / GROUP * ROWS + r]);
+                for p in 0..NP {
+                    let scale = s.mul(s.load(&scales[p][g]), step);
+                    sums[r][p] = s.fma(s.to_f32(products[r][p]), scale, sums[r][p]);
+                    if MINS {
+                        let total = s.splat(x.total[g * ROWS + r]);
+                        sums[r][p] = s.fma(s.load(&mins[p][g]), total, sums[r][p]);
+                    }
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (p, &sum) in sums.iter().enumerate() {
+                s.store(sum, &mut c[r * NP + p]);
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Matrix products over packed weights.
+//!
+//! Threads share the panels of the weight, never k; each output is summed over k in one order, whatever the number of
+//! rows, panels and threads. A task takes a few panels for all rows, and works through k in steps whose weights stay in
+//! the first cache while every tile of rows meets them.
+#![allow(unsafe_code)]
+
+mod activations;
+mod float;
+mod int;
+mod tiling;
+
+use super::Error;
+use super::math;
+use super::memory::{Buffer, Parts};
+use super::pack::{CpuWeight, Layout, Segment};
+use super::pool::Pool;
+use super::simd::{Found, Isa, Kernel, LANES, Simd};
+use activations::{Floats, Ints};
+use tiling::MAX_ROWS;
+pub(crate) use tiling::Tiling;
+
+/// Panels of one task, at most.
+const TASK: usize = 8;
+
+/// What becomes of a sum before it is written.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish<'a> {
+    Store,
+    Bias(&'a [f32]),
+    BiasGelu(&'a [f32]),
+}
+
+/// Memory that products work in, grown when weights are loaded.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    floats: Floats,
+    ints: Ints,
+    /// Sums of one task for each thread.
+    sums: Buffer<f32>,
+}
+
+/// Sums of one task.
+const SUMS: usize = MAX_ROWS * TASK * LANES;
+
+impl Scratch {
+    pub(crate) const fn new() -> Self {
+        Self { floats: Floats::new(), ints: Ints::new(), sums: Buffer::empty() }
+    }
+
+    /// Makes room for products with `w` on `threads` threads.
+    pub(crate) fn reserve(&mut self, threads: usize, w: &CpuWeight) -> Result<(), Error> {
+        self.sums.grow(threads.checked_mul(SUMS).ok_or(Error::TooLarge)?)?;
+        for segment in w.segments() {
+            match segment.layout {
+                Layout::Int(_) => self.ints.reserve(w.k())?,
+                _ => self.floats.reserve(w.k())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `out = x · wᵀ`, finished: x `[m, k]`, out `[m, n]`.
+pub(crate) fn matmul(
+    pool: &Pool,
+    isa: Found,
+    scratch: &mut Scratch,
+    x: &[f32],
+    w: &CpuWeight,
+    finish: Finish<'_>,
+    out: &mut [f32],
+) {
+    if w.n() == 0 {
+        return;
+    }
+    for (x, out) in x.chunks(MAX_ROWS * w.k()).zip(out.chunks_mut(MAX_ROWS * w.n())) {
+        some_rows(pool, isa, scratch, x, w, finish, out);
+    }
+}
+
+/// As [`matmul`], for at most [`MAX_ROWS`] rows.
+fn some_rows(
+    pool: &Pool,
+    isa: Found,
+    scratch: &mut Scratch,
+    x: &[f32],
+    w: &CpuWeight,
+    finish: Finish<'_>,
+    out: &mut [f32],
+) {
+    let (n, k) = (w.n(), w.k());
+    let rows = x.len() / k;
+    let wide = isa.isa() == Isa::Avx512;
+    let float_tiles = Tiling::new(rows, if wide { &[1, 2, 4, 8, 12] } else { &[1, 2, 4, 6] });
+    let int_tiles = Tiling::new(rows, if wide { &[1, 2, 4, 6] } else { &[1, 2, 4] });
+    let is_int = |segment: &Segment| matches!(segment.layout, Layout::Int(_));
+    if w.segments().iter().any(is_int) {
+        scratch.ints.pack(pool, isa, int_tiles, x, k);
+    }
+    if !w.segments().iter().all(is_int) {
+        scratch.floats.pack(pool, float_tiles, x, k);
+    }
+    // One row has more panels side by side, to have enough sums under way.
+    let np = if rows == 1 { 4 } else { 1 + usize::from(wide) };
+    let (floats, ints) = (&scratch.floats, &scratch.ints);
+    let (sums, out) = (Parts::new(&mut scratch.sums), Parts::new(out));
+    for segment in w.segments() {
+        let panels = segment.panels();
+        let each = (panels / (8 * pool.threads())).clamp(np, TASK) / np * np;
+        pool.run(panels.div_ceil(each), &|task, thread| {
+            let range = task * each..panels.min((task + 1) * each);
+            // SAFETY: each thread has sums of its own.
+            let sums = unsafe { sums.part(thread * SUMS..(thread + 1) * SUMS) };
+            let tiling = match &segment.layout {
+                Layout::Int(layout) => {
+                    int::accumulate(isa, segment, layout, k, ints, int_tiles, np, range.clone(), sums);
+                    int_tiles
+                }
+                _ => {
+                    float::accumulate(isa, segment, k, floats, float_tiles, np, range.clone(), sums);
+                    float_tiles
+                }
+            };
+            let first = segment.first + range.start * LANES;
+            let width = (segment.first + segment.rows).min(first + range.len() * LANES) - first;
+            isa.run(Write { sums, tiling, np, first, width, n, finish, out: &out });
+        });
+    }
+}
+
+/// Writes a task's sums to their columns `first..first + width` of the result.
+struct Write<'a> {
+    sums: &'a [f32],
+    tiling: Tiling,
+    np: usize,
+    first: usize,
+    width: usize,
+    n: usize,
+    finish: Finish<'a>,
+    out: &'a Parts<'a, f32>,
+}
+
+impl Kernel for Write<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { sums, tiling, np, first, width, n, finish, out } = self;
+        let sums = sums.as_chunks::<LANES>().0;
+        let rows = tiling.iter().flat_map(|tile| (0..tile.rows).map(move |r| tile.first + r));
+        for row in rows {
+            // SAFETY: these columns belong to this task.
+            let out = unsafe { out.part(row * n + first..row * n + first + width) };
+            for (panel, out) in out.chunks_mut(LANES).enumerate() {
+                let sums = &sums[(panel / np * tiling.padded() + row) * np + panel % np];
+                let mut lanes = *sums;
+                if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
+                    for (lane, &bias) in lanes.iter_mut().zip(&bias[first + panel * LANES..]) {
+                        *lane += bias;
+                    }
+                }
+                if let Finish::BiasGelu(_) = finish {
+                    let v = math::gelu_tanh(s, s.load(&lanes));
+                    s.store(v, &mut lanes);
+                }
+                out.copy_from_slice(&lanes[..out.len()]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

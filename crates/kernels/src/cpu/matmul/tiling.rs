@@ -1,0 +1,76 @@
+//! How the rows of a product are cut into tiles.
+
+/// Rows that are multiplied in one go; more are taken in turns. A multiple of every tile.
+pub(crate) const MAX_ROWS: usize = 240;
+
+/// Rows in tiles of one size, the last filled up with zeros to the next size that a kernel exists for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tiling {
+    rows: usize,
+    tile: usize,
+    last: usize,
+}
+
+/// One tile of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    /// First row.
+    pub(crate) first: usize,
+    /// Rows that count.
+    pub(crate) rows: usize,
+    /// Rows the kernel computes.
+    pub(crate) padded: usize,
+}
+
+impl Tiling {
+    /// Cuts `rows` rows into tiles of the last of `sizes`, which are ascending.
+    pub(crate) fn new(rows: usize, sizes: &[usize]) -> Self {
+        let tile = sizes[sizes.len() - 1];
+        let rest = rows % tile;
+        let last = if rest == 0 { 0 } else { sizes.iter().copied().find(|&s| s >= rest).unwrap_or(tile) };
+        Self { rows, tile, last }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.div_ceil(self.tile)
+    }
+
+    /// Rows of all tiles, zeros included.
+    pub(crate) fn padded(&self) -> usize {
+        self.rows / self.tile * self.tile + self.last
+    }
+
+    pub(crate) fn get(&self, i: usize) -> Tile {
+        let first = i * self.tile;
+        let rows = self.tile.min(self.rows - first);
+        Tile { first, rows, padded: if rows == self.tile { rows } else { self.last } }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Tile> + '_ {
+        (0..self.len()).map(|i| self.get(i))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_rows_once() {
+        for sizes in [&[1, 2, 4, 8, 12][..], &[1, 2, 4, 6], &[1, 2, 4]] {
+            for rows in 1..=MAX_ROWS {
+                let tiling = Tiling::new(rows, sizes);
+                let (mut next, mut padded) = (0, 0);
+                for tile in tiling.iter() {
+                    assert_eq!(tile.first, next);
+                    assert!(sizes.contains(&tile.padded) && tile.rows <= tile.padded && tile.rows > 0);
+                    assert!(tile.first == padded, "only the last tile is filled up");
+                    next += tile.rows;
+                    padded += tile.padded;
+                }
+                assert_eq!((next, padded), (rows, tiling.padded()));
+                assert!(padded <= MAX_ROWS);
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Where the bytes of a panel lie.
+//!
+//! A panel holds [`LANES`] output rows, interleaved along k. All panels of a layout are equally long, so that threads
+//! find theirs by multiplication.
+//!
+//! * Floats: `[k][LANES]` elements.
+//! * NF4: for each 64 k, `[LANES]` f32 scales, then for each two k `[LANES]` bytes, the first k in the low nibble.
+//! * Integers: for each 256 k a record of scales, padded to a cache line, then weights. 8-bit weights: for each 4 k
+//!   `[LANES][4]` bytes. 4-bit ones: for each 8 k `[LANES][4]` bytes, the first 4 k in the low nibbles. The last record
+//!   may be shorter, by whole groups of 32.
+
+use crate::cpu::Error;
+use crate::cpu::simd::LANES;
+
+/// k that one record of an integer layout covers.
+pub(crate) const RECORD: usize = 256;
+/// Elements that share a scale of activations, and of 32-wide weights.
+pub(crate) const GROUP: usize = 32;
+/// Elements that share a scale in NF4.
+pub(crate) const NF4_BLOCK: usize = 64;
+/// Bytes of one block of an NF4 panel.
+pub(crate) const NF4_BYTES: usize = LANES * 4 + NF4_BLOCK / 2 * LANES;
+
+/// How a panel holds its weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Layout {
+    F32,
+    F16,
+    BF16,
+    /// With the values its nibbles stand for.
+    Nf4([f32; 16]),
+    Int(Ints),
+}
+
+/// An integer layout: a weight is `scale · q`, or `scale · q + min`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ints {
+    /// 4-bit weights, 0..=15; without minimums they stand for themselves less 8. Else 8-bit ones, signed.
+    pub(crate) nibbles: bool,
+    pub(crate) scales: Scales,
+    /// Whether each group has a minimum.
+    pub(crate) mins: bool,
+    /// Elements that share a scale: 16 or 32.
+    pub(crate) group: usize,
+}
+
+/// How the scales and minimums of a record are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scales {
+    /// One f16 a group: `[groups][LANES]` scales, then as many minimums.
+    Half,
+    /// One f16 a record times a signed byte a group: `[LANES]` f16 factors of scales, `[LANES]` f16 factors of minimums,
+    /// `[groups][LANES]` bytes of scales, `[groups][LANES]` bytes of minimums.
+    Super,
+}
+
+impl Ints {
+    /// Bytes of the scales of a record of `len` k.
+    pub(crate) fn scale_bytes(&self, len: usize) -> usize {
+        let groups = len / self.group;
+        let one = match self.scales {
+            Scales::Half => groups * LANES * 2,
+            Scales::Super => LANES * 2 + groups * LANES,
+        };
+        (if self.mins { 2 * one } else { one }).next_multiple_of(64)
+    }
+
+    /// Bytes of the weights of `len` k.
+    pub(crate) fn weight_bytes(&self, len: usize) -> usize {
+        if self.nibbles { len * LANES / 2 } else { len * LANES }
+    }
+
+    /// Bytes of a record of `len` k.
+    pub(crate) fn record_bytes(&self, len: usize) -> usize {
+        if len == 0 { 0 } else { self.scale_bytes(len) + self.weight_bytes(len) }
+    }
+}
+
+impl Layout {
+    /// Bytes of one panel of `k` columns, which the layout can hold.
+    pub(crate) fn panel_bytes(&self, k: usize) -> Result<usize, Error> {
+        // No layout takes more than 80 bytes for the LANES elements of one k, and none more than a record's scales.
+        k.checked_mul(128).ok_or(Error::TooLarge)?;
+        Ok(match self {
+            Self::F32 => k * LANES * 4,
+            Self::F16 | Self::BF16 => k * LANES * 2,
+            Self::Nf4(_) => k / NF4_BLOCK * NF4_BYTES,
+            Self::Int(ints) => k / RECORD * ints.record_bytes(RECORD) + ints.record_bytes(k % RECORD),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bits a weight, of the layouts that decide whether a model fits a machine.
+    #[test]
+    fn narrow_layouts_are_narrow() {
+        let bits = |layout: Layout| layout.panel_bytes(2560).unwrap() as f64 * 8.0 / (2560 * LANES) as f64;
+        let q4_0 = Ints { nibbles: true, scales: Scales::Half, mins: false, group: 32 };
+        assert_eq!(bits(Layout::Int(q4_0)), 4.5);
+        let q4_k = Ints { nibbles: true, scales: Scales::Super, mins: true, group: 32 };
+        assert_eq!(bits(Layout::Int(q4_k)), 4.625);
+        let q8_0 = Ints { nibbles: false, scales: Scales::Half, mins: false, group: 32 };
+        assert_eq!(bits(Layout::Int(q8_0)), 8.5);
+        let q6_k = Ints { nibbles: false, scales: Scales::Super, mins: false, group: 16 };
+        assert_eq!(bits(Layout::Int(q6_k)), 8.625);
+        assert_eq!(bits(Layout::Nf4([0.0; 16])), 4.5);
+        assert_eq!(bits(Layout::BF16), 16.0);
+        assert!(Layout::F32.panel_bytes(usize::MAX / 4).is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! Writing rows into a panel, and reading one back.
+
+use super::blocks::Record;
+use super::layout::{GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
+use crate::cpu::simd::LANES;
+use half::{bf16, f16};
+use medgemma_formats::DType;
+
+/// One row of weights as it goes into a panel.
+pub(crate) enum Row<'a> {
+    /// Values, exact in F32 panels and rounded in BF16 ones.
+    F32(&'a [f32]),
+    /// f16 or bf16 in little-endian order, as the panel has them.
+    Bits(&'a [u8]),
+    /// Nibbles, high ones first, and a scale for each 64.
+    Nf4(&'a [u8], &'a [f32]),
+    /// Blocks of integers.
+    Blocks(DType, &'a [u8]),
+}
+
+/// Packs up to [`LANES`] rows of `k` elements into a zeroed panel.
+pub(crate) fn write(layout: &Layout, k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
+    match layout {
+        Layout::Int(ints) => write_ints(ints, k, rows, panel),
+        _ => rows.iter().enumerate().for_each(|(lane, row)| write_floats(layout, lane, row, panel)),
+    }
+}
+
+fn write_floats(layout: &Layout, lane: usize, row: &Row<'_>, panel: &mut [u8]) {
+    match (row, layout) {
+        (Row::F32(values), Layout::BF16) => {
+            for (&value, to) in values.iter().zip(panel.as_chunks_mut::<{ 2 * LANES }>().0) {
+                to[2 * lane..][..2].copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+            }
+        }
+        (Row::F32(values), _) => {
+            for (value, to) in values.iter().zip(panel.as_chunks_mut::<{ 4 * LANES }>().0) {
+                to[4 * lane..][..4].copy_from_slice(&value.to_ne_bytes());
+            }
+        }
+        (Row::Bits(bytes), _) => {
+            for (bits, to) in bytes.as_chunks::<2>().0.iter().zip(panel.as_chunks_mut::<{ 2 * LANES }>().0) {
+                to[2 * lane..][..2].copy_from_slice(&u16::from_le_bytes(*bits).to_ne_bytes());
+            }
+        }
+        (Row::Nf4(nibbles, scales), _) => {
+            let blocks = panel.as_chunks_mut::<NF4_BYTES>().0;
+            for ((nibbles, scale), to) in nibbles.as_chunks::<{ NF4_BLOCK / 2 }>().0.iter().zip(*scales).zip(blocks) {
+                let (to_scales, pairs) = to.split_at_mut(LANES * 4);
+                to_scales[4 * lane..][..4].copy_from_slice(&scale.to_ne_bytes());
+                for (pair, to) in nibbles.iter().zip(pairs.as_chunks_mut::<LANES>().0) {
+                    to[lane] = pair.rotate_left(4);
+                }
+            }
+        }
+        (Row::Blocks(..), _) => unreachable!("blocks go into integer layouts"),
+    }
+}
+
+fn write_ints(ints: &Ints, k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
+    let mut records = [const { Record::new() }; LANES];
+    let mut at = 0;
+    for start in (0..k).step_by(RECORD) {
+        let len = RECORD.min(k - start);
+        for (row, record) in rows.iter().zip(&mut records) {
+            let Row::Blocks(dtype, bytes) = row else { unreachable!("integer layouts hold blocks") };
+            let (unit, size) = (dtype.block_len(), dtype.block_bytes());
+            record.decode(*dtype, &bytes[start / unit * size..(start + len) / unit * size]);
+        }
+        let (scales, weights) = panel[at..at + ints.record_bytes(len)].split_at_mut(ints.scale_bytes(len));
+        write_scales(ints, len, &records, scales);
+        for (i, to) in weights.as_chunks_mut::<{ 4 * LANES }>().0.iter_mut().enumerate() {
+            for (record, to) in records.iter().zip(to.as_chunks_mut::<4>().0) {
+                let quad = |first: usize| std::array::from_fn::<u8, 4, _>(|j| record.q[first + j] as u8);
+                *to = if ints.nibbles {
+                    let (low, high) = (quad(8 * i), quad(8 * i + 4));
+                    std::array::from_fn(|j| low[j] | high[j] << 4)
+                } else {
+                    quad(4 * i)
+                };
+            }
+        }
+        at += ints.record_bytes(len);
+    }
+}
+
+fn write_scales(ints: &Ints, len: usize, records: &[Record; LANES], to: &mut [u8]) {
+    let groups = len / ints.group;
+    let halves = if ints.scales == Scales::Half { groups } else { 1 };
+    for (lane, record) in records.iter().enumerate() {
+        for i in 0..halves {
+            let mut put = |at: usize, half: u16| to[2 * at..][..2].copy_from_slice(&half.to_ne_bytes());
+            put(i * LANES + lane, record.scales[i]);
+            if ints.mins {
+                put((halves + i) * LANES + lane, record.mins[i]);
+            }
+        }
+        if ints.scales == Scales::Super {
+            let factors = 2 * LANES * if ints.mins { 2 } else { 1 };
+            for g in 0..groups {
+                to[factors + g * LANES + lane] = record.scale_factors[g] as u8;
+                if ints.mins {
+                    to[factors + (groups + g) * LANES + lane] = record.min_factors[g] as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Decodes the row in `lane` of a panel, times `by`.
+pub(crate) fn read(layout: &Layout, panel: &[u8], lane: usize, by: f32, out: &mut [f32]) {
+    let bits = |at: &[u8]| u16::from_ne_bytes([at[0], at[1]]);
+    match layout {
+        Layout::F32 => {
+            for (out, from) in out.iter_mut().zip(panel.as_chunks::<{ 4 * LANES }>().0) {
+                *out = float(&from[4 * lane..]) * by;
+            }
+        }
+        Layout::F16 => {
+            for (out, from) in out.iter_mut().zip(panel.as_chunks::<{ 2 * LANES }>().0) {
+                *out = f16::from_bits(bits(&from[2 * lane..])).to_f32() * by;
+            }
+        }
+        Layout::BF16 => {
+            for (out, from) in out.iter_mut().zip(panel.as_chunks::<{ 2 * LANES }>().0) {
+                *out = bf16::from_bits(bits(&from[2 * lane..])).to_f32() * by;
+            }
+        }
+        Layout::Nf4(values) => {
+            for (out, from) in out.as_chunks_mut::<NF4_BLOCK>().0.iter_mut().zip(panel.as_chunks::<NF4_BYTES>().0) {
+                let scale = float(&from[4 * lane..]);
+                let pairs = from[4 * LANES..].as_chunks::<LANES>().0;
+                for (out, pair) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+                    let pair = usize::from(pair[lane]);
+                    *out = [values[pair & 15] * scale * by, values[pair >> 4] * scale * by];
+                }
+            }
+        }
+        Layout::Int(ints) => read_ints(ints, panel, lane, by, out),
+    }
+}
+
+fn float(at: &[u8]) -> f32 {
+    f32::from_ne_bytes([at[0], at[1], at[2], at[3]])
+}
+
+fn read_ints(ints: &Ints, panel: &[u8], lane: usize, by: f32, out: &mut [f32]) {
+    let mut at = 0;
+    for out in out.chunks_mut(RECORD) {
+        let len = out.len();
+        let (scales, weights) = panel[at..at + ints.record_bytes(len)].split_at(ints.scale_bytes(len));
+        at += ints.record_bytes(len);
+        for (g, out) in out.chunks_mut(ints.group).enumerate() {
+            let (scale, min) = scale(ints, len, scales, g, lane);
+            for (i, out) in out.iter_mut().enumerate() {
+                let i = g * ints.group + i;
+                let q = if ints.nibbles {
+                    let byte = weights[i / 8 * 4 * LANES + lane * 4 + i % 4];
+                    let q = (byte >> (i / 4 % 2 * 4) & 15) as i8;
+                    if ints.mins { q } else { q - 8 }
+                } else {
+                    weights[i / 4 * 4 * LANES + lane * 4 + i % 4] as i8
+                };
+                *out = (scale * f32::from(q) + min) * by;
+            }
+        }
+    }
+}
+
+/// Scale and minimum of group `g` of a record of `len` k.
+fn scale(ints: &Ints, len: usize, scales: &[u8], g: usize, lane: usize) -> (f32, f32) {
+    let groups = len / ints.group;
+    let half = |i: usize| f16::from_ne_bytes([scales[2 * i], scales[2 * i + 1]]).to_f32();
+    match ints.scales {
+        Scales::Half => {
+            let min = if ints.mins { half((groups + g) * LANES + lane) } else { 0.0 };
+            (half(g * LANES + lane), min)
+        }
+        Scales::Super => {
+            let first = 2 * LANES * if ints.mins { 2 } else { 1 };
+            let factor = |i: usize| f32::from(scales[first + i * LANES + lane] as i8);
+            let min = if ints.mins { half(LANES + lane) * factor(groups + g) } else { 0.0 };
+            (half(lane) * factor(g), min)
+        }
+    }
+}
+
+const _: () = assert!(RECORD.is_multiple_of(GROUP) && RECORD.is_multiple_of(NF4_BLOCK));

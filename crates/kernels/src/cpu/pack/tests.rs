@@ -1,0 +1,112 @@
+//! Packed weights hold what their tensors hold.
+
+use super::*;
+use crate::cpu::testing::{DTYPES, noise, tensor};
+use medgemma_formats::Bytes;
+use std::sync::Arc;
+
+fn pool() -> Pool {
+    Pool::new(2)
+}
+
+/// All rows of a weight.
+fn rows(w: &CpuWeight) -> Vec<f32> {
+    let mut out = vec![0f32; w.n() * w.k()];
+    for (i, row) in out.chunks_exact_mut(w.k()).enumerate() {
+        w.row(i, 1.0, row);
+    }
+    out
+}
+
+#[test]
+fn stored_formats_keep_every_value() {
+    for dtype in DTYPES {
+        // Ragged panels, and records that end early where blocks allow it.
+        for (n, k) in [(1usize, 256usize), (16, 512), (37, 256), (5, 320), (18, 352), (3, 1152)] {
+            if !k.is_multiple_of(dtype.block_len()) {
+                continue;
+            }
+            let tensor = tensor(n as u64, dtype, n, k);
+            let w = CpuWeight::from_tensors(&pool(), &[&tensor], WeightFormat::Stored).unwrap();
+            assert_eq!((w.n(), w.k()), (n, k));
+            assert_eq!(rows(&w), tensor.to_f32().unwrap(), "{dtype:?} of {n} × {k}");
+            let f32 = CpuWeight::from_tensors(&pool(), &[&tensor], WeightFormat::F32).unwrap();
+            assert_eq!(rows(&f32), tensor.to_f32().unwrap());
+        }
+    }
+}
+
+#[test]
+fn floats_of_any_width_are_kept() {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::Nf4] {
+        for (n, k) in [(1, 1), (17, 48), (33, 20), (2, 77)] {
+            let tensor = tensor(3, dtype, n, k);
+            let w = CpuWeight::from_tensors(&pool(), &[&tensor], WeightFormat::Stored).unwrap();
+            assert_eq!(rows(&w), tensor.to_f32().unwrap(), "{dtype:?} of {n} × {k}");
+        }
+    }
+}
+
+#[test]
+fn requested_formats_are_those_of_the_files() {
+    let (n, k) = (19, 192);
+    let values = noise(5, n * k);
+    let through = |dtype: DType| {
+        let mut bytes = Vec::new();
+        quantize(dtype, &values, &mut bytes).unwrap();
+        Tensor::from_parts("w", dtype, vec![n, k], Bytes::from(bytes), None).unwrap()
+    };
+    let (bytes, nf4) = quantize_nf4(&values);
+    let nf4 = Tensor::from_parts("w", DType::Nf4, vec![n, k], Bytes::from(bytes), Some(Arc::new(nf4))).unwrap();
+    let brain = through(DType::BF16);
+    for (format, stored, bits) in [
+        (WeightFormat::BF16, &brain, 16.0),
+        (WeightFormat::Q8, &through(DType::Q8_0), 8.5),
+        (WeightFormat::Q4, &through(DType::Q4_0), 4.5),
+        (WeightFormat::Nf4, &nf4, 4.5),
+    ] {
+        let w = CpuWeight::from_values(&pool(), &values, n, k, format).unwrap();
+        assert_eq!(rows(&w), stored.to_f32().unwrap(), "{format:?}");
+        let held = w.bytes() as f64 * 8.0 / (32 * k) as f64;
+        assert!((held - bits).abs() < 0.2, "{format:?}: {held} bits");
+        // What is in the format already isn't rounded again; what isn't, is.
+        let again = CpuWeight::from_tensors(&pool(), &[stored], format).unwrap();
+        assert_eq!(rows(&again), rows(&w));
+        let wide = Tensor::from_f32("w", &[n, k], &values).unwrap();
+        let other = CpuWeight::from_tensors(&pool(), &[&wide], format).unwrap();
+        assert_eq!(rows(&other), rows(&w));
+    }
+    // Groups don't divide 48 + 2: held as stored.
+    let odd = CpuWeight::from_values(&pool(), &values[..100], 2, 50, WeightFormat::Q4).unwrap();
+    assert_eq!(rows(&odd), &values[..100]);
+}
+
+#[test]
+fn types_may_be_mixed_in_a_stack() {
+    let parts = [
+        tensor(1, DType::Q4K, 20, 256),
+        tensor(2, DType::Q6K, 7, 256),
+        tensor(3, DType::Q3K, 9, 256),
+        tensor(4, DType::BF16, 1, 256),
+        tensor(5, DType::Q4K, 18, 256),
+    ];
+    let stack: Vec<&Tensor> = parts.iter().collect();
+    let w = CpuWeight::from_tensors(&pool(), &stack, WeightFormat::Stored).unwrap();
+    let all: Vec<f32> = parts.iter().flat_map(|t| t.to_f32().unwrap()).collect();
+    assert_eq!(rows(&w), all);
+    // Q6_K and Q3_K share a layout.
+    assert_eq!(w.segments().len(), 4);
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let (a, b) = (tensor(1, DType::F32, 2, 32), tensor(1, DType::F32, 2, 64));
+    let error = CpuWeight::from_tensors(&pool(), &[&a, &b], WeightFormat::Stored).unwrap_err();
+    assert!(error.to_string().contains("64 columns"), "{error}");
+    assert!(CpuWeight::from_values(&pool(), &[0.0; 6], 2, 4, WeightFormat::Stored).is_err());
+    assert!(CpuWeight::from_values(&pool(), &[], usize::MAX, 2, WeightFormat::Stored).is_err());
+    assert!(CpuWeight::from_values(&pool(), &[], 3, 0, WeightFormat::Stored).is_err());
+    assert!(CpuWeight::from_tensors(&pool(), &[], WeightFormat::Stored).is_err());
+    let nan = CpuWeight::from_values(&pool(), &[f32::NAN; 64], 2, 32, WeightFormat::Q8);
+    assert!(matches!(nan, Err(Error::Format(_))));
+}

@@ -1,0 +1,187 @@
+//! AVX-512 with VNNI: one register a vector.
+
+use super::{Kernel, LANES, Simd};
+use std::arch::x86_64::*;
+
+/// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI. Made only in [`run`].
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// Runs a kernel with these instructions.
+///
+/// # Safety
+/// The machine has them.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(crate) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+// Every `unsafe` below calls instructions that `self` proves to be there; loads and stores go through references of
+// exactly their size.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Avx512 {
+    const WIDE: bool = true;
+    type F = __m512;
+    type I = __m512i;
+    type W8 = __m512i;
+    type W4 = __m512i;
+    type A4 = __m512i;
+    type Lut = __m512;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(v) }
+    }
+    #[inline(always)]
+    fn load(self, v: &[f32; LANES]) -> __m512 {
+        unsafe { _mm512_loadu_ps(v.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32; LANES]) {
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, v: &[u16; LANES]) -> __m512 {
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(v.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, v: &[u16; LANES]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_i8(self, v: &[i8; LANES]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        unsafe { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn pow2(self, a: __m512) -> __m512 {
+        unsafe {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+    #[inline(always)]
+    fn keep(self, v: __m512, from: usize, to: usize) -> __m512 {
+        let below = |n: usize| if n >= LANES { u16::MAX } else { (1 << n) - 1 };
+        unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), below(to) & !below(from), v) }
+    }
+    #[inline(always)]
+    fn to_i8(self, v: __m512) -> [i8; LANES] {
+        let mut out = [0i8; LANES];
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) };
+        out
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        unsafe {
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        unsafe {
+            let v = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+
+    // The instruction multiplies unsigned by signed bytes: 128 is added to the weights, and 128 times the activations
+    // taken off the sum.
+    #[inline(always)]
+    fn load_w8(self, w: &[i8; 64]) -> __m512i {
+        unsafe { _mm512_xor_si512(_mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi8(i8::MIN)) }
+    }
+    #[inline(always)]
+    fn start8(self, minus: i32) -> __m512i {
+        unsafe { _mm512_slli_epi32::<7>(_mm512_set1_epi32(minus)) }
+    }
+    #[inline(always)]
+    fn dot8(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)) }
+    }
+
+    #[inline(always)]
+    fn load_w4(self, w: &[u8; 64]) -> (__m512i, __m512i) {
+        unsafe {
+            let (both, low) = (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi8(15));
+            (_mm512_and_si512(both, low), _mm512_and_si512(_mm512_srli_epi16::<4>(both), low))
+        }
+    }
+    #[inline(always)]
+    fn start4(self) -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn dot4(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
+        self.dot8(sum, w, x)
+    }
+    #[inline(always)]
+    fn finish4(self, sum: __m512i, minus: i32, shifted: bool) -> __m512i {
+        if !shifted {
+            return sum;
+        }
+        unsafe { _mm512_add_epi32(sum, _mm512_slli_epi32::<3>(_mm512_set1_epi32(minus))) }
+    }
+
+    #[inline(always)]
+    fn lut(self, values: &[f32; 16]) -> __m512 {
+        self.load(values)
+    }
+    #[inline(always)]
+    fn lookup(self, lut: __m512, nibbles: &[u8; LANES]) -> (__m512, __m512) {
+        unsafe {
+            // The permutation reads the low 4 bits of each index only.
+            let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(nibbles.as_ptr().cast()));
+            (_mm512_permutexvar_ps(both, lut), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(both), lut))
+        }
+    }
+}

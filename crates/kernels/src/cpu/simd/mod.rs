@@ -1,0 +1,170 @@
+//! Sixteen lanes: what the kernels ask of an instruction set, and which one this machine has.
+//!
+//! A kernel is written once, over [`Simd`], and compiled once for each instruction set. Its body must be inlined into
+//! the function that enables the instructions: kernels and all they call are `#[inline(always)]`. A vector is always
+//! 16 f32, whatever the registers' width, so sums run in the same order everywhere.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen lanes of an instruction set. A value proves that the machine has it.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Whether there are 32 registers of 16 lanes: tiles of a product are chosen by it.
+    const WIDE: bool;
+    /// 16 f32.
+    type F: Copy;
+    /// 16 i32.
+    type I: Copy;
+    /// 16 rows × 4 consecutive k of signed 8-bit weights, ready to be multiplied.
+    type W8: Copy;
+    /// 16 rows × 4 consecutive k of unsigned 4-bit weights, one a byte.
+    type W4: Copy;
+    /// Sums of products of [`Simd::W4`] over up to 32 k.
+    type A4: Copy;
+    /// 16 f32 to choose from.
+    type Lut: Copy;
+
+    fn splat(self, v: f32) -> Self::F;
+    fn load(self, v: &[f32; LANES]) -> Self::F;
+    fn store(self, v: Self::F, to: &mut [f32; LANES]);
+    fn load_bf16(self, v: &[u16; LANES]) -> Self::F;
+    fn load_f16(self, v: &[u16; LANES]) -> Self::F;
+    fn load_i8(self, v: &[i8; LANES]) -> Self::F;
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`, rounded once where the instruction set can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; `b` where one of them is not a number.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where one of them is not a number.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even; exact for |a| < 2²².
+    fn round(self, a: Self::F) -> Self::F;
+    /// 2^a for integers a in -126..=127.
+    fn pow2(self, a: Self::F) -> Self::F;
+    /// `v` in the lanes `from..to`, -∞ elsewhere.
+    fn keep(self, v: Self::F, from: usize, to: usize) -> Self::F;
+    /// The nearest 8-bit integers of values in -127..=127.
+    fn to_i8(self, v: Self::F) -> [i8; LANES];
+    fn to_f32(self, v: Self::I) -> Self::F;
+    /// The sum of the lanes: each half is added to the other until one lane is left.
+    fn sum(self, v: Self::F) -> f32;
+    /// The largest of the lanes, found in the same order.
+    fn largest(self, v: Self::F) -> f32;
+
+    fn load_w8(self, w: &[i8; 64]) -> Self::W8;
+    /// Begins a sum of products whose activations add up to `-minus`.
+    fn start8(self, minus: i32) -> Self::I;
+    /// Adds the products of 4 k with the activations in the 4 bytes of `x`.
+    fn dot8(self, sum: Self::I, w: Self::W8, x: i32) -> Self::I;
+
+    /// The low nibbles (the first 4 k), then the high ones (the next 4).
+    fn load_w4(self, w: &[u8; 64]) -> (Self::W4, Self::W4);
+    fn start4(self) -> Self::A4;
+    fn dot4(self, sum: Self::A4, w: Self::W4, x: i32) -> Self::A4;
+    /// The sums, plus `8 · minus` when weights stand for themselves less 8 (`minus` is the negated sum of activations).
+    fn finish4(self, sum: Self::A4, minus: i32, shifted: bool) -> Self::I;
+
+    fn lut(self, values: &[f32; 16]) -> Self::Lut;
+    /// The values that 16 low nibbles, then the 16 high ones, stand for.
+    fn lookup(self, lut: Self::Lut, nibbles: &[u8; LANES]) -> (Self::F, Self::F);
+}
+
+/// A computation that is compiled for each instruction set.
+pub(crate) trait Kernel {
+    type Output;
+    /// Must be `#[inline(always)]`, with all it calls.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// An instruction set that kernels exist for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Whatever the compiler may use on every machine of this architecture.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+}
+
+impl Isa {
+    /// The widest one this machine has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+                let wide = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni");
+                return if wide { Self::Avx512 } else { Self::Avx2 };
+            }
+        }
+        Self::Scalar
+    }
+
+    /// The one `MEDGEMMA_ISA` names (`scalar`, `avx2` or `avx512`) where this machine has it, else the widest.
+    pub fn from_env() -> Self {
+        let best = Self::detect();
+        let named = match std::env::var("MEDGEMMA_ISA").as_deref() {
+            Ok("scalar") => Self::Scalar,
+            Ok("avx2") => Self::Avx2,
+            _ => best,
+        };
+        named.min(best)
+    }
+
+    /// What a person calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512 VNNI",
+        }
+    }
+}
+
+/// An instruction set that was found on this machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found(Isa);
+
+impl Found {
+    /// `isa`, or the widest this machine has where that is less.
+    pub(crate) fn new(isa: Isa) -> Self {
+        Self(isa.min(Isa::detect()))
+    }
+
+    pub(crate) fn isa(self) -> Isa {
+        self.0
+    }
+
+    /// Runs `kernel` as compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            // SAFETY: the instruction set was detected when `self` was made.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::run(kernel) },
+            _ => kernel.run(scalar::Scalar),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

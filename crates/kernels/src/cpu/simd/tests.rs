@@ -1,0 +1,139 @@
+//! Each instruction set against plain arithmetic. What a machine lacks is tested as the widest it has.
+
+use super::*;
+use half::{bf16, f16};
+
+struct Check;
+
+fn lanes<S: Simd>(s: S, v: S::F) -> [f32; LANES] {
+    let mut out = [0f32; LANES];
+    s.store(v, &mut out);
+    out
+}
+
+impl Kernel for Check {
+    type Output = ();
+
+    fn run<S: Simd>(self, s: S) {
+        let a: [f32; LANES] = std::array::from_fn(|i| i as f32 * 1.25 - 7.6);
+        let b: [f32; LANES] = std::array::from_fn(|i| 3.0 - i as f32 * 0.5);
+        let (va, vb) = (s.load(&a), s.load(&b));
+        let by = |f: fn(f32, f32) -> f32| std::array::from_fn::<f32, LANES, _>(|i| f(a[i], b[i]));
+        assert_eq!(lanes(s, s.add(va, vb)), by(|a, b| a + b));
+        assert_eq!(lanes(s, s.sub(va, vb)), by(|a, b| a - b));
+        assert_eq!(lanes(s, s.mul(va, vb)), by(|a, b| a * b));
+        assert_eq!(lanes(s, s.div(va, s.splat(3.0))), by(|a, _| a / 3.0));
+        assert_eq!(lanes(s, s.max(va, vb)), by(f32::max));
+        assert_eq!(lanes(s, s.min(va, vb)), by(f32::min));
+        assert_eq!(lanes(s, s.abs(va)), by(|a, _| a.abs()));
+        assert_eq!(lanes(s, s.round(va)), by(|a, _| a.round_ties_even()));
+        assert_eq!(lanes(s, s.round(s.splat(2.5))), [2.0; LANES]);
+        assert_eq!(lanes(s, s.fma(s.splat(2.0), s.splat(3.0), s.splat(4.0))), [10.0; LANES]);
+        for e in [-126.0, -1.0, 0.0, 127.0] {
+            assert_eq!(lanes(s, s.pow2(s.splat(e))), [e.exp2(); LANES]);
+        }
+        assert!(lanes(s, s.max(s.splat(1.0), s.splat(f32::NAN)))[0].is_nan());
+        assert!(lanes(s, s.min(s.splat(1.0), s.splat(f32::NAN)))[0].is_nan());
+        let (sixteenth, mut tree) = (s.load(&std::array::from_fn(|i| 0.1 * i as f32)), [0f32; LANES]);
+        s.store(sixteenth, &mut tree);
+        for width in [8, 4, 2, 1] {
+            (0..width).for_each(|i| tree[i] += tree[i + width]);
+        }
+        assert_eq!(s.sum(sixteenth), tree[0]);
+        for at in 0..LANES {
+            let mut peak = b;
+            peak[at] = 3.5;
+            assert_eq!(s.largest(s.load(&peak)), 3.5);
+        }
+        for (from, to) in [(0, 16), (3, 9), (0, 0), (15, 40), (20, 30)] {
+            let kept = std::array::from_fn(|i| if i >= from && i < to { a[i] } else { f32::NEG_INFINITY });
+            assert_eq!(lanes(s, s.keep(va, from, to)), kept);
+        }
+
+        let wide = [65504.0, -1.5, 1e-7, 0.0, f32::INFINITY, 3.140_625, 6.1e-5, -0.0];
+        let half: [u16; LANES] = std::array::from_fn(|i| f16::from_f32(wide[i % 8]).to_bits());
+        assert_eq!(lanes(s, s.load_f16(&half)), half.map(|h| f16::from_bits(h).to_f32()));
+        let brain: [u16; LANES] = std::array::from_fn(|i| bf16::from_f32(wide[i % 8]).to_bits());
+        assert_eq!(lanes(s, s.load_bf16(&brain)), brain.map(|h| bf16::from_bits(h).to_f32()));
+        let bytes: [i8; LANES] = std::array::from_fn(|i| (i as i8 - 8) * 16);
+        assert_eq!(lanes(s, s.load_i8(&bytes)), bytes.map(f32::from));
+        let fractions = std::array::from_fn(|i| i as f32 * 17.5 - 126.5);
+        let rounded = fractions.map(|v: f32| v.round_ties_even() as i8);
+        assert_eq!(s.to_i8(s.load(&fractions)), rounded);
+
+        let values: [f32; 16] = std::array::from_fn(|i| i as f32 * 0.3 - 2.0);
+        let nibbles: [u8; LANES] = std::array::from_fn(|i| (i * 16 + (i * 7) % 16) as u8);
+        let (low, high) = s.lookup(s.lut(&values), &nibbles);
+        assert_eq!(lanes(s, low), nibbles.map(|n| values[usize::from(n & 15)]));
+        assert_eq!(lanes(s, high), nibbles.map(|n| values[usize::from(n >> 4)]));
+    }
+}
+
+/// Integer products at the ends of their ranges: 32 k, as a group has.
+struct Dot {
+    weights: i8,
+    nibbles: u8,
+    x: i8,
+}
+
+impl Kernel for Dot {
+    type Output = ();
+
+    fn run<S: Simd>(self, s: S) {
+        let quad = i32::from_ne_bytes([self.x as u8; 4]);
+        let minus = -32 * i32::from(self.x);
+        let mut sum = s.start8(minus);
+        let mut small = s.start4();
+        let bytes = [self.nibbles << 4 | (15 - self.nibbles); 64];
+        for i in 0..8 {
+            sum = s.dot8(sum, s.load_w8(&[self.weights; 64]), quad);
+            let (low, high) = s.load_w4(&bytes);
+            small = s.dot4(small, if i % 2 == 0 { low } else { high }, quad);
+        }
+        let expected = 32 * i32::from(self.weights) * i32::from(self.x);
+        assert_eq!(lanes(s, s.to_f32(sum)), [expected as f32; LANES]);
+        // Half of the products have the low nibble, half the high one: 15 together.
+        let expected = 16 * 15 * i32::from(self.x);
+        assert_eq!(lanes(s, s.to_f32(s.finish4(small, minus, false))), [expected as f32; LANES]);
+        assert_eq!(lanes(s, s.to_f32(s.finish4(small, minus, true))), [(expected + 8 * minus) as f32; LANES]);
+    }
+}
+
+/// Rows and k of a quad lie where the packing puts them.
+struct Order;
+
+impl Kernel for Order {
+    type Output = ();
+
+    fn run<S: Simd>(self, s: S) {
+        let w: [i8; 64] = std::array::from_fn(|i| (i as i8) * 3 - 90);
+        let x = [5i8, -7, 11, -2];
+        let quad = i32::from_ne_bytes(x.map(|x| x as u8));
+        let sum = s.dot8(s.start8(-7), s.load_w8(&w), quad);
+        let row = |i: usize| (0..4).map(|j| i32::from(w[4 * i + j]) * i32::from(x[j])).sum::<i32>();
+        assert_eq!(lanes(s, s.to_f32(sum)), std::array::from_fn(|i| row(i) as f32));
+        let nibbles: [u8; 64] = std::array::from_fn(|i| (i * 37 % 256) as u8);
+        let (low, high) = s.load_w4(&nibbles);
+        for (side, shift) in [(low, 0), (high, 4)] {
+            let sum = s.finish4(s.dot4(s.start4(), side, quad), -7, false);
+            let row =
+                |i: usize| (0..4).map(|j| i32::from(nibbles[4 * i + j] >> shift & 15) * i32::from(x[j])).sum::<i32>();
+            assert_eq!(lanes(s, s.to_f32(sum)), std::array::from_fn(|i| row(i) as f32));
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_agree_with_plain_arithmetic() {
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        let isa = Found::new(isa);
+        isa.run(Check);
+        isa.run(Order);
+        for weights in [-128, -1, 0, 127] {
+            for x in [-127, 0, 1, 127] {
+                isa.run(Dot { weights, nibbles: 15, x });
+                isa.run(Dot { weights, nibbles: 0, x });
+            }
+        }
+    }
+}
