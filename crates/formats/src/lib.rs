@@ -1,7 +1,4 @@
-//! Weights on disk: safetensors, GGUF, bitsandbytes NF4 and the block layouts they hold.
-//!
-//! Files are memory-mapped and opened without copying; every size a file claims is checked against the file before
-//! anything is allocated or read.
+#![doc = include_str!("../README.md")]
 
 mod blocks;
 mod bytes;

@@ -69,7 +69,7 @@ impl Safetensors {
         }
         let shards: BTreeSet<&String> = index.weight_map.values().collect();
         for shard in shards {
-            out.add(folder, shard)?;
+            out.add(folder.path().join(shard), folder.read(shard)?)?;
         }
         for (name, shard) in &index.weight_map {
             let found = out.tensors.get(name).is_some_and(|(i, _)| out.shards[*i].path.ends_with(shard));
@@ -85,14 +85,20 @@ impl Safetensors {
     /// # Errors
     /// As [`Safetensors::open`].
     pub fn open_file(folder: &Folder, name: &str) -> Result<Self, Error> {
+        Self::from_bytes(folder.path().join(name), folder.read(name)?)
+    }
+
+    /// Reads one file in memory; `name` stands for its path in errors.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], as for [`Safetensors::open`].
+    pub fn from_bytes(name: impl AsRef<Path>, bytes: Bytes) -> Result<Self, Error> {
         let mut out = Self { shards: Vec::new(), tensors: BTreeMap::new() };
-        out.add(folder, name)?;
+        out.add(name.as_ref().to_owned(), bytes)?;
         Ok(out)
     }
 
-    fn add(&mut self, folder: &Folder, name: &str) -> Result<(), Error> {
-        let bytes = folder.read(name)?;
-        let path = folder.path().join(name);
+    fn add(&mut self, path: PathBuf, bytes: Bytes) -> Result<(), Error> {
         let index = self.shards.len();
         for (name, entry) in header::read(&path, &bytes)? {
             if self.tensors.contains_key(&name) {
