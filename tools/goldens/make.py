@@ -42,7 +42,6 @@ MAKERS = {
     "tiny-text-gguf": quantized.text_gguf,
     "tiny-mm16-gguf": quantized.mm16_gguf,
     "tiny-kq-gguf": lambda: quantized.kq_gguf(seed=500),
-    "blocks": quantized.blocks,
 }
 
 if __name__ == "__main__":

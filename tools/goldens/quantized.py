@@ -4,9 +4,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from importlib.metadata import version
 
-import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
@@ -154,21 +152,3 @@ def kq_gguf(seed: int) -> None:
         seed, made = seeds.first("tiny-kq-gguf", seed, cases.TEXT, prepare)
     reference.write(folder / "goldens.json", {"checkpoint": path.name, "seed": seed}, made)
 
-
-def blocks() -> None:
-    """testdata/blocks.json: for each type two rows that ggml quantized, and their values by the gguf package."""
-    rng = np.random.default_rng(600)
-    rows = (rng.standard_normal((2, 256)) * [[1.0], [0.02]]).astype(np.float32)
-    rows[1, 32:64] = 0  # a group of zeros: its scale is zero
-    kinds = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K]
-    kinds += [Type.IQ4_NL, Type.IQ4_XS, Type.F16, Type.BF16]
-    lines = []
-    for kind in kinds:
-        data = ggufs.quantize(rows, kind)
-        values = gguf.quants.dequantize(data, kind).astype("<f4")
-        case = {"type": kind.name, "id": int(kind), "bytes": data.tobytes().hex(), "values": values.tobytes().hex()}
-        lines.append(json.dumps(case, separators=(",", ":")))
-    head = {"note": "rows [2, 256]: input and values are little-endian f32 in hex, bytes the rows' blocks", "gguf": version("gguf")}
-    text = json.dumps(head)[:-1] + f', "input": "{rows.astype("<f4").tobytes().hex()}",\n"types": [\n'
-    (models.TESTDATA / "blocks.json").write_text(text + ",\n".join(lines) + "\n]}\n")
-    print("blocks.json:", len(kinds), "types")
