@@ -2,7 +2,7 @@
 
     python tools/goldens/images.py
 
-It needs requirements.txt and tifffile. Pillow is the reference for decoding (`ImageOps.exif_transpose`, then
+It needs requirements.txt, tifffile, and cjpeg of libjpeg-turbo for the JPEGs that Pillow can't write. Pillow is the reference for decoding (`ImageOps.exif_transpose`, then
 `convert("RGB")`, as transformers' load_image does) and resizing, transformers' Gemma3ImageProcessorPil for values and
 pan-and-scan. Large pictures are drawn from a formula on both sides, so that only hashes are committed.
 """
@@ -13,6 +13,8 @@ import json
 import pathlib
 import random
 import struct
+import subprocess
+import tempfile
 import zlib
 
 import numpy as np
@@ -102,6 +104,15 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, format, **options)
     return out.getvalue()
+
+
+def cjpeg(image: Image.Image, options: list[str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        scans = pathlib.Path(folder) / "scans"
+        if options[0] == "-scans":
+            scans.write_text(options[1])
+            options = ["-scans", str(scans)]
+        return subprocess.run(["cjpeg", *options], input=saved(image, "PPM"), capture_output=True, check=True).stdout
 
 
 def tiff(array: np.ndarray, **options) -> bytes:
@@ -198,6 +209,20 @@ def pictures() -> dict[str, bytes]:
     out["grey.jpg"] = saved(Image.fromarray(grey), "JPEG", quality=90)
     out["cmyk.jpg"] = saved(image.convert("CMYK"), "JPEG", quality=90)
     out["rgb.jpg"] = saved(image, "JPEG", quality=90, keep_rgb=True)
+
+    out["narrow.jpg"] = saved(image.crop((0, 0, 3, 14)), "JPEG", quality=90, subsampling=2)
+    out["dot.jpg"] = saved(image.crop((0, 0, 1, 1)), "JPEG", quality=90, subsampling=2)
+    for name, options in [
+        ("440", ["-sample", "1x2"]),
+        ("411", ["-sample", "4x1"]),
+        ("410", ["-sample", "4x2"]),
+        ("chroma-mixed", ["-sample", "2x2,2x1,1x2"]),
+        ("luma-subsampled", ["-sample", "1x1,2x2,2x2"]),
+        ("wide-quantization", ["-quality", "2"]),
+        ("three-scans", ["-scans", "0;1;2;"]),
+        ("progressive-interleaved", ["-scans", "0,1,2: 0-0, 0, 1; 0: 1-63, 0, 1; 1: 1-63, 0, 0; 2: 1-63, 0, 0; 0,1,2: 0-0, 1, 0; 0: 1-63, 1, 0;"]),
+    ]:
+        out[f"{name}.jpg"] = cjpeg(image, options)
 
     for value in range(1, 9):
         out[f"orientation-{value}.png"] = saved(image, "PNG", exif=oriented(value))

@@ -72,7 +72,8 @@ fn bytes_are_capped_too() {
     let problem = decode("scan", &picture("rgb.png"), &limits).unwrap_err().to_string();
     assert!(problem.contains("more memory than allowed") || problem.contains("MiB decoded"), "{problem}");
     let limits = Limits { pixels: 100, bytes: 1 << 20 };
-    for (name, bytes) in pictures() {
+    for (name, bytes) in pictures().into_iter().filter(|(name, _)| !["dot.jpg", "narrow.jpg"].contains(&name.as_str()))
+    {
         assert!(decode(&name, &bytes, &limits).is_err(), "{name} has more than 100 pixels");
     }
 }
@@ -100,6 +101,16 @@ fn jpeg_sizes_are_checked_first() {
     let frame = file.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
     assert!(problem(&patched(file.clone(), frame + 5, &[0xff; 4])).contains("pixels is more than"));
     assert!(problem(&patched(file, frame + 5, &9_000_u16.to_be_bytes().repeat(2))).contains("cut off"));
+}
+
+#[test]
+fn jpegs_with_endless_scans_are_refused() {
+    let file = picture("progressive.jpg");
+    let scan = file.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap();
+    let second =
+        scan + 2 + file[scan + 2..].windows(2).position(|two| two == [0xff, 0xda] || two == [0xff, 0xc4]).unwrap();
+    let many = [&file[..second], &file[scan..second].repeat(300), &file[second..]].concat();
+    assert!(problem(&many).contains("more than 200 scans"));
 }
 
 #[test]
@@ -151,10 +162,10 @@ fn palette_indices_past_the_palette_are_black() {
 #[test]
 fn cut_off_files_are_errors() {
     for (name, bytes) in pictures() {
-        // What follows the pixels may be missing: a second page or frame, metadata, padding, PNG's last chunk.
+        // What follows the pixels may be missing: a second page or frame, metadata, padding, the end marker.
         let slack = match name.as_str() {
             "two-pages.tif" | "animation.webp" => bytes.len() * 3 / 4,
-            _ if name.ends_with(".jpg") => 0,
+            _ if name.ends_with(".jpg") => 2,
             _ if name.ends_with(".webp") => 7,
             _ => 32,
         };

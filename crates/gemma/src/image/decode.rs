@@ -2,6 +2,7 @@
 
 use super::RgbImage;
 use super::color::{describe, to_rgb};
+use super::jpeg::Jpeg;
 use super::sniff::{Format, sniff};
 use crate::Error;
 use image::metadata::Orientation;
@@ -45,6 +46,11 @@ pub struct Info {
 /// pages the first picture is taken. The EXIF orientation is applied; palettes and greys become RGB; alpha is dropped,
 /// not blended; 16-bit samples keep their high byte; colour profiles are ignored.
 ///
+/// The pixels are Pillow's, with these exceptions. 16-bit greys: Pillow cuts them off at 255, which turns a radiograph
+/// white. BMP of 16 bits a pixel and TIFF with JPEG inside: some values differ by 1. JPEG whose progressive scans leave
+/// bits out: Pillow smooths it. Not read at all: arithmetic-coded and 12-bit JPEG, TIFF with a palette, YCbCr or samples
+/// of 32 bits. Files that are cut off or damaged are errors, also where Pillow would fill in grey.
+///
 /// # Errors
 /// [`Error::Image`] when the file is none of the formats (the message names what it is and the remedy), is cut off or
 /// damaged, or is larger than `limits`.
@@ -79,17 +85,43 @@ pub fn open(path: &Path, limits: &Limits) -> Result<(RgbImage, Info), Error> {
 }
 
 fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Info), String> {
-    let format = sniff(bytes)?;
-    let whole = match format {
-        Format::Jpeg => jpeg_ends(bytes),
-        Format::WebP => webp_chunks_fit(bytes),
-        _ => true,
+    let (info, pixels) = match sniff(bytes)? {
+        Format::Jpeg => decode_jpeg(bytes, limits)?,
+        format => decode_other(format, bytes, limits)?,
     };
-    if !whole {
+    let image = RgbImage::from_raw(info.width, info.height, pixels)
+        .ok_or_else(|| format!("the {} decoder gave other pixels than it announced", info.format.name()))?;
+    Ok((image.upright(info.orientation), info))
+}
+
+fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Info, Vec<u8>), String> {
+    let jpeg = Jpeg::open(bytes)?;
+    let (width, height) = jpeg.dimensions();
+    check_size(Format::Jpeg, bytes, (width, height), jpeg.memory(), limits)?;
+    let orientation = jpeg
+        .exif
+        .and_then(Orientation::from_exif_chunk)
+        .map(Orientation::to_exif)
+        .or_else(|| jpeg.xmp.and_then(xmp_orientation))
+        .unwrap_or(1);
+    let (width, height) = (width as usize, height as usize);
+    let info = Info { format: Format::Jpeg, width, height, samples: jpeg.samples(), orientation };
+    Ok((info, jpeg.decode()?))
+}
+
+fn decode_other(format: Format, bytes: &[u8], limits: &Limits) -> Result<(Info, Vec<u8>), String> {
+    if format == Format::WebP && !webp_chunks_fit(bytes) {
         return Err(cut_off(format));
     }
+    let kind = match format {
+        Format::Png => ImageFormat::Png,
+        Format::Jpeg => ImageFormat::Jpeg,
+        Format::WebP => ImageFormat::WebP,
+        Format::Tiff => ImageFormat::Tiff,
+        Format::Bmp => ImageFormat::Bmp,
+    };
     let say = |error| explain(format, error);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), image_format(format));
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), kind);
     let mut library_limits = image::Limits::no_limits();
     library_limits.max_alloc = Some(limits.bytes);
     reader.limits(library_limits);
@@ -100,21 +132,8 @@ fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Info), Strin
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(say)?;
-    let (width, height) = (width as usize, height as usize);
-    let image = RgbImage::from_raw(width, height, to_rgb(color, samples)?)
-        .ok_or_else(|| format!("the {} decoder gave another number of pixels than it announced", format.name()))?;
-    let info = Info { format, width, height, samples: describe(color), orientation };
-    Ok((image.upright(orientation), info))
-}
-
-fn image_format(format: Format) -> ImageFormat {
-    match format {
-        Format::Png => ImageFormat::Png,
-        Format::Jpeg => ImageFormat::Jpeg,
-        Format::WebP => ImageFormat::WebP,
-        Format::Tiff => ImageFormat::Tiff,
-        Format::Bmp => ImageFormat::Bmp,
-    }
+    let info = Info { format, width: width as usize, height: height as usize, samples: describe(color), orientation };
+    Ok((info, to_rgb(color, samples)?))
 }
 
 /// Refuses sizes above the limits, and sizes that so few bytes can't hold.
@@ -154,29 +173,6 @@ fn check_size(
         return Err(cut_off(format));
     }
     Ok(())
-}
-
-/// Whether a JPEG's segments go on to the end marker. The decoder would fill the rest of a file that was cut off with
-/// grey, and nobody would know.
-fn jpeg_ends(file: &[u8]) -> bool {
-    const END: u8 = 0xd9;
-    let mut at = 2;
-    loop {
-        // Between segments and in the data of a scan: on to the next marker that isn't a stuffed byte or a restart.
-        at = match file.get(at..).and_then(|rest| {
-            rest.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0x01 | 0xd0..=0xd8 | 0xff))
-        }) {
-            Some(distance) => at + distance,
-            None => return false,
-        };
-        if file[at + 1] == END {
-            return true;
-        }
-        match file.get(at + 2..at + 4) {
-            Some(length) => at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
-            None => return false,
-        }
-    }
 }
 
 /// Whether the chunks of a WebP file lie inside it: the decoder takes memory for metadata by the size a chunk claims.

@@ -1,11 +1,12 @@
 //! Pictures: decoding, resizing and what the vision tower is given.
 //!
-//! Everything here follows the reference's path: `load_image` of transformers (Pillow) to RGB, `Image.resize` with the
-//! bilinear filter, then rescaling and normalisation in numpy. [`resize_bilinear`] and [`Preprocessor`] are equal to it
-//! to the bit; [`decode`] says where a format's decoder isn't.
+//! Everything here follows the reference's path: `load_image` of transformers (Pillow 13) to RGB, `Image.resize` with
+//! the bilinear filter, then rescaling and normalisation in numpy. All of it is equal to the reference to the bit, but
+//! for the few kinds of files that [`decode`] names.
 
 mod color;
 mod decode;
+mod jpeg;
 mod preprocess;
 mod resize;
 mod sniff;
