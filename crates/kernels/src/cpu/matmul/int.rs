@@ -180,21 +180,28 @@ impl<const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usiz
         for g in 0..groups {
             let minus = &x.minus[g * ROWS..][..ROWS];
             let quads = &quads[g * (WIDTH / 4)..][..WIDTH / 4];
-            let products: [[S::I; NP]; ROWS] = if NIBBLES {
-                let mut products = [[s.start4(); NP]; ROWS];
+            let mut products = [[s.start8(0); NP]; ROWS];
+            if NIBBLES {
+                let mut small = [[s.start4(); NP]; ROWS];
                 for (j, x) in quads.as_chunks::<2>().0.iter().enumerate() {
                     for p in 0..NP {
                         // SAFETY: the j-th 8 k of group g, inside the weights as asserted.
                         let w = unsafe { &*w[p].as_ptr().add((g * (WIDTH / 8) + j) * 64).cast() };
                         let (low, high) = s.load_w4(w);
                         for r in 0..ROWS {
-                            products[r][p] = s.dot4(s.dot4(products[r][p], low, x[0][r]), high, x[1][r]);
+                            small[r][p] = s.dot4(s.dot4(small[r][p], low, x[0][r]), high, x[1][r]);
                         }
                     }
                 }
-                std::array::from_fn(|r| std::array::from_fn(|p| s.finish4(products[r][p], minus[r], !MINS)))
+                for r in 0..ROWS {
+                    for p in 0..NP {
+                        products[r][p] = s.finish4(small[r][p], minus[r], !MINS);
+                    }
+                }
             } else {
-                let mut products: [[S::I; NP]; ROWS] = std::array::from_fn(|r| [s.start8(minus[r]); NP]);
+                for r in 0..ROWS {
+                    products[r] = [s.start8(minus[r]); NP];
+                }
                 for (j, x) in quads.iter().enumerate() {
                     for p in 0..NP {
                         // SAFETY: the j-th 4 k of group g, inside the weights as asserted.
@@ -204,8 +211,7 @@ impl<const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usiz
                         }
                     }
                 }
-                products
-            };
+            }
             for r in 0..ROWS {
                 let step = s.splat(x.scales[g * WIDTH / GROUP * ROWS + r]);
                 for p in 0..NP {

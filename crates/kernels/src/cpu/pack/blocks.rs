@@ -46,6 +46,11 @@ impl Record {
         }
     }
 
+    /// Weights 4i to 4i + 3.
+    pub(crate) fn quad(&self, i: usize) -> u32 {
+        u32::from_ne_bytes(self.q.as_chunks::<4>().0[i].map(|q| q as u8))
+    }
+
     /// Takes apart the blocks of up to 256 weights.
     ///
     /// # Panics
@@ -97,9 +102,7 @@ impl Record {
         for g in 0..16 {
             self.scale_factors[g] = (block[g] & 15) as i8;
             self.min_factors[g] = (block[g] >> 4) as i8;
-            for i in 0..16 {
-                self.q[g * 16 + i] = two_bits(&block[16..80], g, i);
-            }
+            two_bits(&block[16..80], g, &mut self.q[g * 16..][..16]);
         }
     }
 
@@ -109,9 +112,10 @@ impl Record {
         for g in 0..16 {
             let (low, high) = (block[96 + g % 8] >> (g / 8 * 4) & 15, block[104 + g % 4] >> (g / 4 * 2) & 3);
             self.scale_factors[g] = (low | high << 4) as i8 - 32;
-            for i in 0..16 {
-                let third = block[g % 2 * 16 + i] >> (g / 2) & 1;
-                self.q[g * 16 + i] = two_bits(&block[32..96], g, i) - if third == 0 { 4 } else { 0 };
+            let q = &mut self.q[g * 16..][..16];
+            two_bits(&block[32..96], g, q);
+            for (q, &thirds) in q.iter_mut().zip(&block[g % 2 * 16..][..16]) {
+                *q -= 4 - ((thirds >> (g / 2) & 1) << 2) as i8;
             }
         }
     }
@@ -135,17 +139,23 @@ impl Record {
     /// Scales and minimums, 128 bytes: each 32 hold two groups, the first in the low nibbles.
     fn q4_k(&mut self, block: &[u8]) {
         self.scales_and_mins(block);
-        for (i, q) in self.q.iter_mut().enumerate() {
-            *q = (block[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15) as i8;
+        for (g, q) in self.q.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+            let shift = g % 2 * 4;
+            for (q, byte) in q.iter_mut().zip(&block[16 + g / 2 * 32..][..32]) {
+                *q = (byte >> shift & 15) as i8;
+            }
         }
     }
 
     /// As Q4_K, with 32 bytes of fifth bits (bit g for group g) before the nibbles.
     fn q5_k(&mut self, block: &[u8]) {
         self.scales_and_mins(block);
-        for (i, q) in self.q.iter_mut().enumerate() {
-            let low = block[48 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
-            *q = (low | (block[16 + i % 32] >> (i / 32) & 1) << 4) as i8;
+        for (g, q) in self.q.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+            let shift = g % 2 * 4;
+            let bytes = block[48 + g / 2 * 32..][..32].iter().zip(&block[16..48]);
+            for (q, (low, fifths)) in q.iter_mut().zip(bytes) {
+                *q = (low >> shift & 15 | (fifths >> g & 1) << 4) as i8;
+            }
         }
     }
 
@@ -155,12 +165,13 @@ impl Record {
         for g in 0..16 {
             self.scale_factors[g] = block[192 + g] as i8;
         }
-        for (i, q) in self.q.iter_mut().enumerate() {
+        for (g, q) in self.q.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
             // 128 elements are four runs of 32: the low nibbles of 64 bytes, then their high ones.
-            let (half, run, at) = (i / 128, i / 32 % 4, i % 32);
-            let low = block[half * 64 + run % 2 * 32 + at] >> (run / 2 * 4) & 15;
-            let high = block[128 + half * 32 + at] >> (run * 2) & 3;
-            *q = (low | high << 4) as i8 - 32;
+            let (half, run) = (g / 4, g % 4);
+            let bytes = block[half * 64 + run % 2 * 32..][..32].iter().zip(&block[128 + half * 32..][..32]);
+            for (q, (low, high)) in q.iter_mut().zip(bytes) {
+                *q = (low >> (run / 2 * 4) & 15 | (high >> (run * 2) & 3) << 4) as i8 - 32;
+            }
         }
     }
 
@@ -190,9 +201,12 @@ fn fifth(bits: u32, i: usize) -> u8 {
     ((bits >> i) as u8 & 1) << 4
 }
 
-/// Element i of group g where 128 elements share 32 bytes, two bits for each 32.
-fn two_bits(bytes: &[u8], g: usize, i: usize) -> i8 {
-    (bytes[g / 8 * 32 + g % 2 * 16 + i] >> (g % 8 / 2 * 2) & 3) as i8
+/// The 16 elements of group g where 128 elements share 32 bytes, two bits for each 32.
+fn two_bits(bytes: &[u8], g: usize, out: &mut [i8]) {
+    let shift = g % 8 / 2 * 2;
+    for (out, byte) in out.iter_mut().zip(&bytes[g / 8 * 32 + g % 2 * 16..][..16]) {
+        *out = (byte >> shift & 3) as i8;
+    }
 }
 
 /// `f(nibble, element)` of 16 low nibbles, then of the 16 high ones.

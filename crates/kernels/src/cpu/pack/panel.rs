@@ -18,42 +18,52 @@ pub(crate) enum Row<'a> {
     Blocks(DType, &'a [u8]),
 }
 
+/// k whose floats are written for all rows before the next ones, so that they stay in the first cache.
+const CHUNK: usize = 128;
+
 /// Packs up to [`LANES`] rows of `k` elements into a zeroed panel.
 pub(crate) fn write(layout: &Layout, k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
     match layout {
         Layout::Int(ints) => write_ints(ints, k, rows, panel),
-        _ => rows.iter().enumerate().for_each(|(lane, row)| write_floats(layout, lane, row, panel)),
+        Layout::Nf4(_) => write_nf4(rows, panel),
+        Layout::F32 => write_floats::<4>(k, rows, panel, |value| value.to_ne_bytes()),
+        Layout::F16 => write_floats::<2>(k, rows, panel, |value| f16::from_f32(value).to_ne_bytes()),
+        Layout::BF16 => write_floats::<2>(k, rows, panel, |value| bf16::from_f32(value).to_ne_bytes()),
     }
 }
 
-fn write_floats(layout: &Layout, lane: usize, row: &Row<'_>, panel: &mut [u8]) {
-    match (row, layout) {
-        (Row::F32(values), Layout::BF16) => {
-            for (&value, to) in values.iter().zip(panel.as_chunks_mut::<{ 2 * LANES }>().0) {
-                to[2 * lane..][..2].copy_from_slice(&bf16::from_f32(value).to_le_bytes());
-            }
-        }
-        (Row::F32(values), _) => {
-            for (value, to) in values.iter().zip(panel.as_chunks_mut::<{ 4 * LANES }>().0) {
-                to[4 * lane..][..4].copy_from_slice(&value.to_ne_bytes());
-            }
-        }
-        (Row::Bits(bytes), _) => {
-            for (bits, to) in bytes.as_chunks::<2>().0.iter().zip(panel.as_chunks_mut::<{ 2 * LANES }>().0) {
-                to[2 * lane..][..2].copy_from_slice(&u16::from_le_bytes(*bits).to_ne_bytes());
-            }
-        }
-        (Row::Nf4(nibbles, scales), _) => {
-            let blocks = panel.as_chunks_mut::<NF4_BYTES>().0;
-            for ((nibbles, scale), to) in nibbles.as_chunks::<{ NF4_BLOCK / 2 }>().0.iter().zip(*scales).zip(blocks) {
-                let (to_scales, pairs) = to.split_at_mut(LANES * 4);
-                to_scales[4 * lane..][..4].copy_from_slice(&scale.to_ne_bytes());
-                for (pair, to) in nibbles.iter().zip(pairs.as_chunks_mut::<LANES>().0) {
-                    to[lane] = pair.rotate_left(4);
+/// Floats of N bytes.
+fn write_floats<const N: usize>(k: usize, rows: &[Row<'_>], panel: &mut [u8], round: impl Fn(f32) -> [u8; N]) {
+    for (i, panel) in panel.chunks_mut(CHUNK * N * LANES).enumerate() {
+        let range = i * CHUNK..k.min((i + 1) * CHUNK);
+        for (lane, row) in rows.iter().enumerate() {
+            let columns = panel.as_chunks_mut::<N>().0.iter_mut().skip(lane).step_by(LANES);
+            match row {
+                Row::F32(values) => values[range.clone()].iter().zip(columns).for_each(|(&v, to)| *to = round(v)),
+                Row::Bits(bytes) => {
+                    let bits = &bytes.as_chunks::<2>().0[range.clone()];
+                    for (bits, to) in bits.iter().zip(columns) {
+                        to.copy_from_slice(&u16::from_le_bytes(*bits).to_ne_bytes());
+                    }
                 }
+                Row::Nf4(..) | Row::Blocks(..) => unreachable!("floats go into float layouts"),
             }
         }
-        (Row::Blocks(..), _) => unreachable!("blocks go into integer layouts"),
+    }
+}
+
+fn write_nf4(rows: &[Row<'_>], panel: &mut [u8]) {
+    for (i, block) in panel.as_chunks_mut::<NF4_BYTES>().0.iter_mut().enumerate() {
+        let (scales, pairs) = block.split_at_mut(LANES * 4);
+        for (lane, row) in rows.iter().enumerate() {
+            let Row::Nf4(nibbles, absmax) = row else { unreachable!("NF4 goes into its own layout") };
+            scales[4 * lane..][..4].copy_from_slice(&absmax[i].to_ne_bytes());
+            let bytes = &nibbles[i * (NF4_BLOCK / 2)..][..NF4_BLOCK / 2];
+            for (byte, pair) in bytes.iter().zip(pairs.as_chunks_mut::<LANES>().0) {
+                // The first element is a file's high nibble, and the panel's low one.
+                pair[lane] = byte.rotate_left(4);
+            }
+        }
     }
 }
 
@@ -71,12 +81,10 @@ fn write_ints(ints: &Ints, k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
         write_scales(ints, len, &records, scales);
         for (i, to) in weights.as_chunks_mut::<{ 4 * LANES }>().0.iter_mut().enumerate() {
             for (record, to) in records.iter().zip(to.as_chunks_mut::<4>().0) {
-                let quad = |first: usize| std::array::from_fn::<u8, 4, _>(|j| record.q[first + j] as u8);
                 *to = if ints.nibbles {
-                    let (low, high) = (quad(8 * i), quad(8 * i + 4));
-                    std::array::from_fn(|j| low[j] | high[j] << 4)
+                    (record.quad(2 * i) | record.quad(2 * i + 1) << 4).to_ne_bytes()
                 } else {
-                    quad(4 * i)
+                    record.quad(i).to_ne_bytes()
                 };
             }
         }
