@@ -1,8 +1,8 @@
 //! From files to a model on a device.
 
 use crate::error::Error;
-use medgemma_formats::{Folder, Gguf, Safetensors};
-use medgemma_gemma::{Config, LoadProgress, Model, Weights};
+use medgemma_formats::{DType, Folder, Gguf, Safetensors};
+use medgemma_gemma::{Config, LoadProgress, Model, Synthetic, Weights};
 use medgemma_kernels::{CpuBackend, WeightFormat};
 use std::path::Path;
 
@@ -49,6 +49,20 @@ impl Checkpoint {
     /// As [`Checkpoint::from_gguf`].
     pub fn open_gguf(model: &Path, mmproj: Option<&Path>) -> Result<Self, Error> {
         Self::from_gguf(Gguf::open(model)?, mmproj.map(Gguf::open).transpose()?)
+    }
+
+    /// A model of a published shape (see [`Config::of_variant`]) with random weights: its words mean nothing, its speed
+    /// and memory are those of the real one. Matrices of the decoder are made in `dtype`: BF16, Q8_0 or Q4_0.
+    ///
+    /// # Errors
+    /// When there is no such variant.
+    pub fn synthetic(variant: &str, dtype: DType) -> Result<Self, Error> {
+        let config = Config::of_variant(variant).ok_or_else(|| {
+            let known = Config::variants().collect::<Vec<_>>().join(", ");
+            Error::Parameter(format!("there is no variant {variant:?}; known: {known}"))
+        })?;
+        let weights = Weights::Synthetic(Synthetic::new(&format!("synthetic {variant}"), dtype, 0));
+        Ok(Self { config, weights })
     }
 
     /// Packs the weights for the host's processor.

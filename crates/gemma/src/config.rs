@@ -6,6 +6,7 @@
 
 mod gguf;
 mod json;
+mod variants;
 
 use crate::Error;
 
