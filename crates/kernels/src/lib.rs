@@ -1,4 +1,4 @@
-//! The fused operations of Gemma 3 and SigLIP behind one [`Backend`] trait, for the CPU.
+#![doc = include_str!("../README.md")]
 
 pub mod backend;
 mod cpu;

@@ -93,21 +93,37 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::pack::blocks;
+    use medgemma_formats::DType;
 
-    /// Bits a weight, of the layouts that decide whether a model fits a machine.
+    /// Bits a weight, as KERNELS.md says: they decide whether a model fits a machine.
     #[test]
-    fn narrow_layouts_are_narrow() {
+    fn layouts_are_as_narrow_as_promised() {
         let bits = |layout: Layout| layout.panel_bytes(2560).unwrap() as f64 * 8.0 / (2560 * LANES) as f64;
-        let q4_0 = Ints { nibbles: true, scales: Scales::Half, mins: false, group: 32 };
-        assert_eq!(bits(Layout::Int(q4_0)), 4.5);
-        let q4_k = Ints { nibbles: true, scales: Scales::Super, mins: true, group: 32 };
-        assert_eq!(bits(Layout::Int(q4_k)), 4.625);
-        let q8_0 = Ints { nibbles: false, scales: Scales::Half, mins: false, group: 32 };
-        assert_eq!(bits(Layout::Int(q8_0)), 8.5);
-        let q6_k = Ints { nibbles: false, scales: Scales::Super, mins: false, group: 16 };
-        assert_eq!(bits(Layout::Int(q6_k)), 8.625);
-        assert_eq!(bits(Layout::Nf4([0.0; 16])), 4.5);
+        assert_eq!(bits(Layout::F32), 32.0);
+        assert_eq!(bits(Layout::F16), 16.0);
         assert_eq!(bits(Layout::BF16), 16.0);
-        assert!(Layout::F32.panel_bytes(usize::MAX / 4).is_err());
+        assert_eq!(bits(Layout::Nf4([0.0; 16])), 4.5);
+        for (dtype, expected) in [
+            (DType::Q4_0, 4.5),
+            (DType::Q4_1, 5.0),
+            (DType::Q4K, 4.625),
+            (DType::Q8_0, 8.5),
+            (DType::Q5_0, 8.5),
+            (DType::Iq4Nl, 8.5),
+            (DType::Q5_1, 9.0),
+            (DType::Q5K, 8.625),
+            (DType::Iq4Xs, 8.375),
+            (DType::Q6K, 8.625),
+            (DType::Q3K, 8.625),
+            (DType::Q2K, 9.125),
+        ] {
+            assert_eq!(bits(Layout::Int(blocks::layout(dtype).unwrap())), expected, "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_errors() {
+        assert!(matches!(Layout::F32.panel_bytes(usize::MAX / 4), Err(Error::TooLarge)));
     }
 }
