@@ -100,11 +100,12 @@ impl Folder {
     }
 }
 
-/// Whether `name` is one normal path component on every system (so no separator of any, no drive letter).
+/// Whether `name` is one normal path component on every system (so no separator of any, no drive letter) that can be
+/// shown on a terminal.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name)
-        && !name.contains(['/', '\\', ':', '\0'])
+        && !name.contains(|c: char| matches!(c, '/' | '\\' | ':') || c.is_control())
 }
 
 #[cfg(test)]
@@ -137,9 +138,20 @@ mod tests {
         std::fs::write(inside.join("f"), b"x").unwrap();
         let folder = Folder::open(&inside).unwrap();
         let absolute = dir.path().join("secret");
-        for name in
-            ["../secret", absolute.to_str().unwrap(), "", ".", "..", "./f", "f/", "a/../f", "..\\secret", "c:f", "f\0"]
-        {
+        for name in [
+            "../secret",
+            absolute.to_str().unwrap(),
+            "",
+            ".",
+            "..",
+            "./f",
+            "f/",
+            "a/../f",
+            "..\\secret",
+            "c:f",
+            "f\0",
+            "\u{1b}[2J",
+        ] {
             assert!(!folder.contains(name), "{name:?}");
             assert!(matches!(folder.read(name), Err(Error::Malformed { .. })), "{name:?}");
         }

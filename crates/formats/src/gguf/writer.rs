@@ -57,7 +57,7 @@ impl GgufWriter {
         Self { path: path.as_ref().to_owned(), metadata: BTreeMap::new(), names: BTreeSet::new(), tensors: Vec::new() }
     }
 
-    /// Sets a metadata value, in place of an earlier one of that key.
+    /// Sets a metadata value, in place of an earlier one of that key. (ggml itself doesn't read arrays of arrays.)
     ///
     /// # Errors
     /// [`Error::Malformed`] when the key is empty, or `general.alignment` is no power of two.
