@@ -44,6 +44,14 @@ pub(crate) fn memory() -> Result<Memory> {
     Ok(Memory { total, available })
 }
 
+/// Most memory that this process has held, in bytes; none where the system doesn't say.
+pub(crate) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 /// The processor's name.
 pub(crate) fn cpu_name() -> String {
     let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing())).ok();

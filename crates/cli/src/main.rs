@@ -3,6 +3,8 @@
 mod args;
 mod catalog;
 mod commands;
+mod engine;
+mod footprint;
 mod hub;
 mod interrupt;
 mod machine;
@@ -32,6 +34,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Models(args) => commands::models::run(args),
         Command::Pull(args) => commands::pull::run(args, cli.quiet),
         Command::Image(args) => commands::image::run(args, cli.quiet),
+        Command::Bench(args) => commands::bench::run(args, cli.quiet),
         Command::Doctor(args) => commands::doctor::run(args, cli.quiet),
         Command::Completions { shell } => {
             // Into memory first: clap_complete panics when a reader has enough.

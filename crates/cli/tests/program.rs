@@ -120,3 +120,17 @@ fn a_reader_that_has_enough_is_no_error() {
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn bench_measures_a_folder() {
+    let home = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny-mm16");
+    let args =
+        ["bench", model.to_str().unwrap(), "--prompt", "5", "--generate", "3", "--runs", "2", "--image", "--json"];
+    let report = json(&run(home.path(), &args));
+    assert_eq!((report["prompt"]["tokens"].as_u64(), report["generate"]["tokens"].as_u64()), (Some(5), Some(3)));
+    let is_speed = |part: &serde_json::Value| part["median"].as_f64() > Some(0.0) && part["runs"] == 2;
+    assert!(is_speed(&report["prompt"]["tokens_per_second"]) && is_speed(&report["image_seconds"]), "{report}");
+    let output = run(home.path(), &["bench", "--synthetic", "7b"]);
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("27b-text-it"));
+}

@@ -2,7 +2,8 @@
 
 use super::{print_json, print_lines};
 use crate::args;
-use crate::catalog::{Precision, Variant, usable};
+use crate::args::Quant;
+use crate::catalog::{PRECISIONS, Variant, usable};
 use crate::hub;
 use crate::machine::{self, Memory};
 use crate::terminal::{Table, bytes, width, wrap};
@@ -159,7 +160,7 @@ fn advice(report: &Report) -> Vec<String> {
         advice.push(format!(
             "{} of memory is too little for MedGemma: the 4B model needs {} in 4 bits. `medgemma demo` runs anywhere.",
             bytes(report.memory.total),
-            bytes(Variant::find("google/medgemma-4b-it").map_or(0, |variant| variant.memory(Precision::Q4)))
+            bytes(Variant::find("google/medgemma-4b-it").map_or(0, |variant| variant.memory(Quant::Q4)))
         ));
     }
     advice.extend(fits);
@@ -188,7 +189,7 @@ fn advice(report: &Report) -> Vec<String> {
 /// In which precisions a model fits, and how fast it can be: each token reads all of its weights once.
 fn fit(variant: &Variant, report: &Report) -> Option<String> {
     let room = usable(report.memory.total);
-    let fitting = Precision::ALL.into_iter().filter(|&precision| variant.memory(precision) <= room);
+    let fitting = PRECISIONS.into_iter().filter(|&precision| variant.memory(precision) <= room);
     let speed = |precision| report.memory_bytes_per_second as f64 / variant.read_per_token(precision) as f64;
     let mut kinds = fitting.map(|kind| (kind.name(), speed(kind)));
     let (name, first) = kinds.next()?;
@@ -220,11 +221,8 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
         if report.offline { "forbidden by HF_HUB_OFFLINE".into() } else { "only for `pull`".into() },
     ));
     let mut table = Table::new(&[]);
-    let wide = width.saturating_sub(11).max(20);
     for (name, text) in rows {
-        for (at, line) in wrap(&text, wide).into_iter().enumerate() {
-            table.row([if at == 0 { name.to_owned() } else { String::new() }, line]);
-        }
+        table.row([name.to_owned(), text]);
     }
     let mut lines = table.lines(width);
     lines.push(String::new());

@@ -2,7 +2,9 @@
 
 use super::{print_json, print_lines};
 use crate::args;
-use crate::catalog::{Precision, USUAL_CONTEXT, VARIANTS, Variant, usable};
+use crate::args::Quant;
+use crate::catalog::{VARIANTS, Variant, usable};
+use crate::footprint::USUAL_CONTEXT;
 use crate::machine;
 use crate::terminal::{Table, bytes, width, wrap};
 use anyhow::Result;
@@ -34,7 +36,7 @@ struct Model {
     input: &'static str,
     thinks: bool,
     purpose: &'static str,
-    context: u64,
+    context: usize,
     download_bytes: u64,
     memory: Needs,
     fits: Option<&'static str>,
@@ -59,13 +61,13 @@ pub(crate) fn run(args: &args::Models) -> Result<()> {
         thinks: variant.thinks,
         purpose: variant.purpose,
         context: variant.context(),
-        download_bytes: variant.weights(Precision::Bf16),
+        download_bytes: variant.weights(Quant::Bf16),
         memory: Needs {
-            bf16: variant.memory(Precision::Bf16),
-            q8: variant.memory(Precision::Q8),
-            q4: variant.memory(Precision::Q4),
+            bf16: variant.memory(Quant::Bf16),
+            q8: variant.memory(Quant::Q8),
+            q4: variant.memory(Quant::Q4),
         },
-        fits: variant.best_fit(usable(memory)).map(Precision::name),
+        fits: variant.best_fit(usable(memory)).map(Quant::name),
         here: here(variant.id, &cache),
     };
     let report = Report {

@@ -3,7 +3,7 @@ use standin::{COMMIT, Hub, Reply, Request, listing};
 use std::sync::Mutex;
 
 #[path = "../../tests/support/hub.rs"]
-#[allow(unreachable_pub, dead_code)] // shared with the tests of the program
+#[allow(dead_code)] // shared with the tests of the program
 mod standin;
 
 /// Longer than a few reads, and different everywhere.

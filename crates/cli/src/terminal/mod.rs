@@ -1,9 +1,11 @@
 //! What a person sees.
 
+mod load;
 mod picture;
 mod progress;
 mod table;
 
+pub(crate) use load::LoadBar;
 pub(crate) use picture::show as show_picture;
 pub(crate) use progress::Download;
 pub(crate) use table::Table;
@@ -19,6 +21,12 @@ pub(crate) fn say_error(text: &str) {
     let label = console::style("error:").for_stderr().red().bold();
     let text = if console::Term::stderr().is_term() { wrap(text, width() - 7).join("\n       ") } else { text.into() };
     eprintln!("{label} {text}");
+}
+
+/// Says on stderr something that is not part of any answer.
+pub(crate) fn say_note(text: &str) {
+    let text = if console::Term::stderr().is_term() { wrap(text, width()).join("\n") } else { text.into() };
+    eprintln!("{}", console::style(text).for_stderr().dim());
 }
 
 /// A size as people write it, in powers of 1000: `8.6 GB`.

@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex};
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
-pub struct Request {
-    pub path: String,
-    pub headers: Vec<(String, String)>,
+pub(crate) struct Request {
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The first byte that a Range asks for.
-    pub fn from(&self) -> usize {
+    pub(crate) fn from(&self) -> usize {
         let range = self.header("range").and_then(|range| range.strip_prefix("bytes="));
         range.map_or(0, |range| range.trim_end_matches('-').parse().unwrap())
     }
@@ -25,35 +25,35 @@ impl Request {
 
 /// An answer.
 #[derive(Clone, Debug, Default)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Hang up after so many bytes of the body.
-    pub cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
 }
 
 impl Reply {
-    pub fn ok(body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, body: body.into(), ..Self::default() }
     }
 
-    pub fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, ..Self::default() }
     }
 
-    pub fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    pub fn cut(mut self, at: usize) -> Self {
+    pub(crate) fn cut(mut self, at: usize) -> Self {
         self.cut = Some(at);
         self
     }
 
     /// The part of `body` that the request asks for.
-    pub fn range(request: &Request, body: &[u8]) -> Self {
+    pub(crate) fn range(request: &Request, body: &[u8]) -> Self {
         let from = request.from();
         if from == 0 {
             return Self::ok(body);
@@ -64,13 +64,13 @@ impl Reply {
 }
 
 /// The server: answers until the test ends.
-pub struct Hub {
-    pub url: String,
+pub(crate) struct Hub {
+    pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Hub {
-    pub fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -88,7 +88,7 @@ impl Hub {
     }
 
     /// Every request so far.
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -115,7 +115,7 @@ fn write(mut stream: TcpStream, reply: &Reply) -> std::io::Result<()> {
 
 /// What the hub's API says of a model with these files; the ones that end in `.safetensors` or `.gguf` are in
 /// large-file storage, as they are there.
-pub fn listing(files: &[(&str, &[u8])]) -> String {
+pub(crate) fn listing(files: &[(&str, &[u8])]) -> String {
     use sha2::Digest;
     let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let entry = |(name, body): &(&str, &[u8])| {
@@ -132,4 +132,4 @@ pub fn listing(files: &[(&str, &[u8])]) -> String {
 }
 
 /// The commit of every listing.
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

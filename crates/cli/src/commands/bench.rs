@@ -1,0 +1,187 @@
+//! `medgemma bench`: how fast a model reads and writes on this machine, and how much memory it takes.
+
+use super::{print_json, print_lines};
+use crate::args;
+use crate::engine;
+use crate::interrupt;
+use crate::machine;
+use crate::terminal::{LoadBar, Table, bytes, say_note, width};
+use anyhow::{Context, Result, bail};
+use medgemma_engine::{Checkpoint, Generation, Progress, Runner, RunnerConfig, Sequence, generate};
+use medgemma_gemma::sampler::Sampling;
+use medgemma_kernels::{Backend, CacheType, CpuBackend};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Prompt tokens computed in one step.
+const CHUNK: usize = 512;
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    /// Whether the weights are random: speed and memory are those of the true shape, words mean nothing.
+    synthetic: bool,
+    device: String,
+    context: usize,
+    load_seconds: f64,
+    weights_bytes: usize,
+    /// Most memory that the process held, where the system says.
+    peak_memory_bytes: Option<u64>,
+    prompt: Speed,
+    generate: Speed,
+    /// Seconds to encode one image.
+    image_seconds: Option<Spread>,
+}
+
+/// Tokens a second over several runs.
+#[derive(Serialize)]
+struct Speed {
+    tokens: usize,
+    tokens_per_second: Spread,
+}
+
+/// What several runs gave.
+#[derive(Clone, Copy, Serialize)]
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+    runs: usize,
+}
+
+impl Spread {
+    /// # Panics
+    /// When there is no value.
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        Self { median: (low + high) / 2.0, least: values[0], most: values[values.len() - 1], runs: values.len() }
+    }
+}
+
+pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
+    let _polite = interrupt::guard();
+    engine::check_device(args.load.device)?;
+    let (name, checkpoint) = open(args)?;
+    if !quiet {
+        say_note(&engine::announcement(&name, &checkpoint, &args.load)?);
+    }
+    let begun = Instant::now();
+    let bar = LoadBar::new(&name, quiet);
+    let format = engine::weight_format(args.load.quant.filter(|_| args.synthetic.is_none()));
+    let model = checkpoint.load_cpu(format, args.load.threads, |progress| bar.set(progress.done, progress.total))?;
+    bar.finish();
+    let load_seconds = begun.elapsed().as_secs_f64();
+    let context = args.load.context.unwrap_or(args.prompt + args.generate + 1);
+    if args.prompt + args.generate > context {
+        bail!("--context {context} has no room for {} tokens: make it larger", args.prompt + args.generate);
+    }
+    let (device, weights_bytes) = (model.backend().name(), model.weight_bytes());
+    let config = RunnerConfig { context, chunk: CHUNK, outputs: 1, cache: CacheType::F32 };
+    let mut runner = Runner::new(model, config)?;
+
+    let mut timings = Vec::new();
+    for run in 0..args.runs {
+        timings.push(once(&mut runner, args, run)?);
+        if interrupt::asked() {
+            bail!("stopped");
+        }
+    }
+    let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+    let read = timings.iter().map(|timing| per_second(timing.prompt_tokens, timing.prompt)).collect();
+    // The first token comes out of the prompt's computation.
+    let written = timings.iter().map(|timing| per_second(timing.generated_tokens - 1, timing.generation)).collect();
+    let report = Report {
+        model: name,
+        synthetic: args.synthetic.is_some(),
+        device,
+        context,
+        load_seconds,
+        weights_bytes,
+        prompt: Speed { tokens: args.prompt, tokens_per_second: Spread::of(read) },
+        generate: Speed { tokens: args.generate, tokens_per_second: Spread::of(written) },
+        image_seconds: if args.image { Some(images(&runner, args.runs)?) } else { None },
+        peak_memory_bytes: machine::peak_memory(),
+    };
+    if args.json { print_json(&report) } else { print_lines(lines(&report)) }
+}
+
+fn open(args: &args::Bench) -> Result<(String, Checkpoint)> {
+    match (&args.synthetic, &args.model) {
+        (Some(variant), _) => {
+            let dtype = args.load.quant.unwrap_or(args::Quant::Bf16).dtype();
+            Ok((format!("synthetic {variant}"), Checkpoint::synthetic(variant, dtype)?))
+        }
+        (None, Some(model)) => Ok((model.clone(), engine::checkpoint(model, args.load.mmproj.as_deref())?)),
+        (None, None) => bail!("give a MODEL, or --synthetic VARIANT"),
+    }
+}
+
+/// Reads a prompt of arbitrary tokens and writes as many as asked for.
+fn once(runner: &mut Runner<CpuBackend>, args: &args::Bench, run: usize) -> Result<medgemma_engine::Timings> {
+    let vocab = runner.model().config().text.vocab;
+    // Any ids will do; other ones each time, so that nothing is shared with an earlier run.
+    let tokens = (0..args.prompt).map(|at| ((at * 7919 + run * 104_729 + 1000) % vocab) as u32).collect();
+    let options = Generation {
+        max_tokens: args.generate,
+        sampling: Sampling::GREEDY,
+        stop_ids: Vec::new(),
+        logprobs: None,
+        detect_loops: false,
+    };
+    let mut sequence = Sequence::default();
+    runner.start(&mut sequence, tokens, Vec::new())?;
+    let on = &mut |_: Progress<'_>| if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let (_, timings) = generate(runner, &mut sequence, &options, on)?;
+    runner.release(&mut sequence);
+    Ok(timings)
+}
+
+/// Seconds to encode an image.
+fn images(runner: &Runner<CpuBackend>, runs: usize) -> Result<Spread> {
+    let vision = runner.model().config().vision.as_ref().context("--image: this model can't see")?;
+    let pixels: Vec<f32> = (0..3 * vision.image * vision.image).map(|at| (at % 255) as f32 / 127.5 - 1.0).collect();
+    let mut seconds = Vec::new();
+    for _ in 0..runs {
+        let begun = Instant::now();
+        runner.encode_image(&pixels)?;
+        seconds.push(begun.elapsed().as_secs_f64());
+        if interrupt::asked() {
+            bail!("stopped");
+        }
+    }
+    Ok(Spread::of(seconds))
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let mut table = Table::new(&[]);
+    let random = if report.synthetic { " (random weights of the true shape)" } else { "" };
+    table.row(["Model", &format!("{}{random}", report.model)]);
+    table.row(["Device", &report.device]);
+    let peak = report.peak_memory_bytes.map_or_else(String::new, |peak| format!(", {} at most in all", bytes(peak)));
+    table.row(["Memory", &format!("{} of weights{peak}", bytes(report.weights_bytes as u64))]);
+    table.row(["Load", &format!("{:.1} s", report.load_seconds)]);
+    let speed = |speed: &Speed| {
+        let Spread { median, least, most, runs } = speed.tokens_per_second;
+        format!("{median:.1} tokens a second ({least:.1} to {most:.1} in {runs} runs of {})", speed.tokens)
+    };
+    table.row(["Prompt", &speed(&report.prompt)]);
+    table.row(["Answer", &speed(&report.generate)]);
+    if let Some(Spread { median, least, most, runs }) = report.image_seconds {
+        table.row(["Image", &format!("{median:.2} s ({least:.2} to {most:.2} in {runs} runs)")]);
+    }
+    table.lines(width())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let spread = Spread::of(vec![3.0, 1.0, 2.0]);
+        assert_eq!((spread.median, spread.least, spread.most, spread.runs), (2.0, 1.0, 3.0, 3));
+        assert_eq!(Spread::of(vec![4.0, 1.0]).median, 2.5);
+    }
+}

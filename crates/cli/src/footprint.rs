@@ -1,0 +1,81 @@
+//! How much memory a model takes, from its configuration: said before it is loaded.
+
+use medgemma_formats::DType;
+use medgemma_gemma::{Config, TextConfig, VisionConfig};
+
+/// Tokens of context that memory is stated for when none is asked for.
+pub(crate) const USUAL_CONTEXT: usize = 8192;
+
+/// What is computed in between, and the program itself.
+const WORK: u64 = 300_000_000;
+
+/// Weights of the decoder's matrices.
+pub(crate) fn decoder_weights(text: &TextConfig) -> u64 {
+    let attention = 2 * text.hidden * (text.heads + text.kv_heads) * text.head_dim;
+    let layer = attention + 3 * text.hidden * text.ffn;
+    let tables = if text.tied { 1 } else { 2 };
+    (tables * text.vocab * text.hidden + text.global.len() * layer) as u64
+}
+
+/// Weights of the image encoder and its projector.
+fn encoder_weights(vision: &VisionConfig, hidden: usize) -> u64 {
+    let layer = 4 * vision.hidden * vision.hidden + 2 * vision.hidden * vision.ffn;
+    let patches = vision.hidden * (3 * vision.patch * vision.patch + vision.patches());
+    (vision.layers * layer + patches + vision.hidden * hidden) as u64
+}
+
+/// Bytes of so many weights, whole blocks each.
+pub(crate) fn bytes_as(weights: u64, dtype: DType) -> u64 {
+    let blocks = weights.div_ceil(dtype.block_len() as u64);
+    // NF4's scales lie beside its blocks.
+    let scale = if dtype == DType::Nf4 { 4 } else { 0 };
+    blocks * (dtype.block_bytes() as u64 + scale)
+}
+
+/// Bytes of a model's weights with the decoder held as `dtype`. The image encoder stays as it is published, in bf16:
+/// its rows aren't whole blocks.
+pub(crate) fn weights(config: &Config, dtype: DType) -> u64 {
+    let encoder = config.vision.as_ref().map_or(0, |vision| encoder_weights(vision, config.text.hidden));
+    bytes_as(decoder_weights(&config.text), dtype) + bytes_as(encoder, DType::BF16)
+}
+
+/// Bytes of keys and values for `context` tokens, in f32: global layers keep all of them, the others their window.
+pub(crate) fn cache(text: &TextConfig, context: usize) -> u64 {
+    let token = 2 * text.kv_heads * text.head_dim * 4;
+    (token * (text.global_layers() * context + text.local_layers() * context.min(text.window))) as u64
+}
+
+/// Bytes to run a model in.
+pub(crate) fn memory(config: &Config, dtype: DType, context: usize) -> u64 {
+    weights(config, dtype) + cache(&config.text, context) + WORK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// GB as published or measured for the checkpoints; within 4 %.
+    #[test]
+    fn weights_are_as_published() {
+        let published = [
+            ("4b-it", DType::BF16, 8.6),
+            ("4b-it", DType::Q8_0, 5.0),
+            ("27b-text-it", DType::BF16, 54.0),
+            ("27b-text-it", DType::Q8_0, 28.7),
+            ("270m", DType::BF16, 0.536),
+            ("1b", DType::BF16, 2.0),
+            ("12b", DType::BF16, 24.4),
+        ];
+        for (variant, dtype, gb) in published {
+            let bytes = weights(&Config::of_variant(variant).unwrap(), dtype) as f64 / 1e9;
+            assert!((bytes / gb - 1.0).abs() < 0.04, "{variant} {dtype:?}: {bytes}");
+        }
+    }
+
+    #[test]
+    fn the_cache_at_full_context_is_as_designed() {
+        // 27B at 128K tokens: 10.9 GB in bf16, twice that in f32.
+        let bytes = cache(&Config::of_variant("27b-it").unwrap().text, 131_072) as f64 / 1e9;
+        assert!((bytes / (2.0 * 10.9) - 1.0).abs() < 0.06, "{bytes}");
+    }
+}
