@@ -61,4 +61,26 @@ pub enum Error {
         /// What is wrong with it, and the remedy where there is one.
         problem: String,
     },
+    /// A chat template is malformed, or refuses or fails on a conversation.
+    #[error("{file}: {problem}")]
+    Template {
+        /// The file it came from.
+        file: String,
+        /// What is wrong, without anything that the messages say.
+        problem: String,
+    },
+    /// Messages are malformed or can't be used.
+    #[error("{field}: {problem}")]
+    Messages {
+        /// The field, such as `messages[0].content`.
+        field: String,
+        /// What is wrong with it, without anything that it says.
+        problem: String,
+    },
+    /// A prompt doesn't fit the model or the images given with it.
+    #[error("{problem}")]
+    Prompt {
+        /// What is wrong, and the remedy.
+        problem: String,
+    },
 }

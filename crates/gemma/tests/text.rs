@@ -1,6 +1,10 @@
 //! The tokenizers and templates of this crate against Hugging Face's, on the goldens of tools/goldens/text.py.
 
-use medgemma_gemma::text::{DecodeStream, Special, Tokenizer};
+use medgemma_formats::{Folder, Gguf, GgufWriter};
+use medgemma_gemma::Error;
+use medgemma_gemma::text::{
+    ChatTemplate, DecodeStream, ImageLayout, ImageTokens, Message, Part, Prompt, RenderOptions, Special, Tokenizer,
+};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -100,15 +104,15 @@ fn decodes_as_the_reference_whole_and_streamed() {
     }
 }
 
-/// The lists of a GGUF made from a `tokenizer.json`, as llama.cpp's converter writes them.
-fn pieces(name: &str) -> Option<(Vec<String>, Vec<f32>, Vec<i32>)> {
+/// The GGUF made from a `tokenizer.json`, as llama.cpp's converter writes them.
+fn gguf(name: &str) -> Option<Gguf> {
     let tokenizer = tokenizer(name)?;
     let (_, folder) = FOLDERS.into_iter().find(|(n, _)| *n == name).unwrap();
     let file: Value = serde_json::from_slice(&std::fs::read(testdata(folder).join("tokenizer.json")).unwrap()).unwrap();
     let added: Vec<&str> =
         file["added_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap()).collect();
     let mut score = 0.0;
-    let mut lists = (Vec::new(), Vec::new(), Vec::new());
+    let (mut tokens, mut scores, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for id in 0..tokenizer.vocab_size() as u32 {
         let text = tokenizer.token(id).unwrap();
         let (text, rank, kind) = if tokenizer.is_control(id) {
@@ -122,18 +126,32 @@ fn pieces(name: &str) -> Option<(Vec<String>, Vec<f32>, Vec<i32>)> {
             score -= 1.0;
             (text.to_owned(), score + 1.0, 1)
         };
-        lists.0.push(text);
-        lists.1.push(rank);
-        lists.2.push(kind);
+        tokens.push(text);
+        scores.push(rank);
+        types.push(kind);
     }
-    Some(lists)
+    let mut writer = GgufWriter::new("tokenizer.gguf");
+    writer.set("tokenizer.ggml.model", "llama").unwrap();
+    writer.set("tokenizer.ggml.tokens", tokens).unwrap();
+    writer.set("tokenizer.ggml.scores", scores).unwrap();
+    writer.set("tokenizer.ggml.token_type", types).unwrap();
+    writer.set("tokenizer.ggml.add_bos_token", true).unwrap();
+    writer.set("tokenizer.ggml.add_space_prefix", false).unwrap();
+    for token in ["bos", "eos"] {
+        let id = tokenizer.id(&format!("<{token}>")).unwrap();
+        writer.set(&format!("tokenizer.ggml.{token}_token_id"), id).unwrap();
+    }
+    writer.set("tokenizer.chat_template", real_template()).unwrap();
+    let bytes = writer.to(Vec::new()).unwrap().finish().unwrap();
+    Some(Gguf::from_bytes("tokenizer.gguf", bytes.into()).unwrap())
 }
 
 #[test]
 fn a_gguf_gives_the_ids_and_texts_of_the_json() {
     for (name, _) in FOLDERS {
-        let (Some(json), Some((tokens, scores, types))) = (tokenizer(name), pieces(name)) else { continue };
-        let gguf = Tokenizer::from_pieces("tokenizer.gguf", &tokens, &scores, &types).unwrap();
+        let (Some(json), Some(file)) = (tokenizer(name), gguf(name)) else { continue };
+        let gguf = Tokenizer::from_gguf(&file).unwrap();
+        assert_eq!((gguf.prefix(), gguf.suffix()), (json.prefix(), json.suffix()));
         for line in lines(include_str!("data/encode.jsonl")) {
             let Some(text) = line[0].as_str() else { continue };
             for special in [Special::Parse, Special::Plain] {
@@ -151,4 +169,170 @@ fn a_gguf_gives_the_ids_and_texts_of_the_json() {
             assert_eq!(gguf.token_bytes(id), json.token_bytes(id));
         }
     }
+}
+
+/// Gemma's own chat template, which the tiny checkpoints have too.
+fn real_template() -> String {
+    std::fs::read_to_string(testdata("tiny-mm16/chat_template.jinja")).unwrap()
+}
+
+fn render(template: &ChatTemplate, tokenizer: &Tokenizer, line: &Value) -> Result<Prompt, Error> {
+    let messages = Message::list(&line["messages"]).unwrap();
+    let options = RenderOptions { add_generation_prompt: line["generate"] != false };
+    template.render(&messages, tokenizer, options)
+}
+
+#[test]
+fn chats_become_the_reference_s_ids() {
+    let own = ChatTemplate::new("chat_template.jinja", &real_template(), "<bos>", "<eos>").unwrap();
+    let built_in = ChatTemplate::built_in();
+    assert!(built_in.is_built_in() && !own.is_built_in());
+    for (name, _) in FOLDERS {
+        let Some(tokenizer) = tokenizer(name) else { continue };
+        let mut count = 0;
+        for line in lines(include_str!("data/chat.jsonl")).filter(|line| line["tokenizer"] == name) {
+            for template in [&own, &built_in] {
+                let rendered = render(template, &tokenizer, &line);
+                // Gemma's own template lets a late system message stand for the model's turn; ours doesn't.
+                let late =
+                    line["messages"].as_array().unwrap().iter().skip(1).any(|message| message["role"] == "system");
+                if template.is_built_in() && late {
+                    assert!(rendered.is_err());
+                    continue;
+                }
+                if let Some(error) = line["error"].as_str() {
+                    let ours = rendered.unwrap_err().to_string();
+                    assert!(ours.ends_with(&format!(": {error}")), "{ours}");
+                    continue;
+                }
+                let prompt = rendered.unwrap();
+                assert_eq!(prompt.text(&tokenizer), line["text"].as_str().unwrap());
+                let crops: Vec<usize> = ids_of(&line["crops"]).into_iter().map(|n| n as usize).collect();
+                let ids = if crops.is_empty() {
+                    prompt.encode(&tokenizer).unwrap()
+                } else {
+                    let per_image = line["soft"].as_u64().unwrap() as usize;
+                    let tokens = ImageTokens::of(&tokenizer).unwrap();
+                    let encoded = prompt
+                        .encode_with_images(&tokenizer, ImageLayout { tokens, per_image, crops: &crops })
+                        .unwrap();
+                    let pictures: usize = crops.iter().map(|n| 1 + n).sum();
+                    assert_eq!(encoded.pictures.len(), pictures);
+                    let soft = encoded.ids.iter().filter(|&&id| id == tokens.soft).count();
+                    assert_eq!(soft, pictures * per_image);
+                    for range in &encoded.pictures {
+                        assert_eq!(range.len(), per_image);
+                        assert!(encoded.ids[range.clone()].iter().all(|&id| id == tokens.soft));
+                        assert_eq!((encoded.ids[range.start - 1], encoded.ids[range.end]), (tokens.start, tokens.end));
+                    }
+                    encoded.ids
+                };
+                assert_eq!(ids, ids_of(&line["ids"]), "{name}: {}", line["messages"]);
+            }
+            count += 1;
+        }
+        assert!(count >= 20, "{count} chats");
+    }
+}
+
+#[test]
+fn the_checkpoints_of_testdata_get_the_reference_s_prompts() {
+    for folder in ["tiny-mm", "tiny-mm16", "tiny-text"] {
+        let files = Folder::open(&testdata(folder)).unwrap();
+        let tokenizer = Tokenizer::from_json(folder, &files.read("tokenizer.json").unwrap()).unwrap();
+        let template = ChatTemplate::from_folder(&files).unwrap().unwrap();
+        let goldens: Value =
+            serde_json::from_slice(&std::fs::read(testdata(folder).join("goldens.json")).unwrap()).unwrap();
+        for case in goldens["cases"].as_array().unwrap() {
+            let prompt = match case["text"].as_str() {
+                Some(text) => Prompt::continuation(&[text.into()], &tokenizer).unwrap(),
+                None => {
+                    let prompt = render(&template, &tokenizer, case).unwrap();
+                    assert_eq!(prompt.text(&tokenizer), case["prompt"].as_str().unwrap());
+                    prompt
+                }
+            };
+            // With pan-and-scan only the wide picture is cut, in two.
+            let crops: Vec<usize> = case["images"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|image| if case["pan_and_scan"] == true && image.to_string().contains("wide") { 2 } else { 0 })
+                .collect();
+            let ids = if crops.is_empty() {
+                prompt.encode(&tokenizer).unwrap()
+            } else {
+                let tokens = ImageTokens::of(&tokenizer).unwrap();
+                let positions = case["image_positions"].as_array().unwrap();
+                let per_image = positions[0][1].as_u64().unwrap() as usize;
+                let encoded =
+                    prompt.encode_with_images(&tokenizer, ImageLayout { tokens, per_image, crops: &crops }).unwrap();
+                let ours: Vec<Value> = encoded.pictures.iter().map(|r| serde_json::json!([r.start, r.len()])).collect();
+                assert_eq!(&ours, positions, "{folder}: {}", case["name"]);
+                encoded.ids
+            };
+            assert_eq!(ids, ids_of(&case["input_ids"]), "{folder}: {}", case["name"]);
+        }
+    }
+}
+
+#[test]
+fn templates_are_found_where_checkpoints_keep_them() {
+    let tokenizer = tokenizer("mm").unwrap();
+    let gguf = gguf("mm").unwrap();
+    let template = ChatTemplate::from_gguf(&gguf, &tokenizer).unwrap().unwrap();
+    let chat = [Message::user("Hello")];
+    let wanted = "<bos><start_of_turn>user\nHello<end_of_turn>\n<start_of_turn>model\n";
+    let text = |template: &ChatTemplate| {
+        template.render(&chat, &tokenizer, RenderOptions::default()).unwrap().text(&tokenizer)
+    };
+    assert_eq!(text(&template), wanted);
+
+    let folder = tempfile::tempdir().unwrap();
+    let find = || ChatTemplate::from_folder(&Folder::open(folder.path()).unwrap());
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    assert!(find().unwrap().is_none());
+    write("tokenizer_config.json", r#"{"bos_token": {"content": "<bos>"}}"#);
+    assert!(find().unwrap().is_none());
+    let named = r#"{"bos_token": "<bos>", "chat_template": [
+        {"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ bos_token }}named"}]}"#;
+    write("tokenizer_config.json", named);
+    assert_eq!(text(&find().unwrap().unwrap()), "<bos>named");
+    write("chat_template.json", r#"{"chat_template": "json without bos"}"#);
+    assert_eq!(text(&find().unwrap().unwrap()), "<bos>json without bos");
+    write("chat_template.jinja", "{{ bos_token }}file");
+    assert_eq!(text(&find().unwrap().unwrap()), "<bos>file");
+    write("chat_template.jinja", "{% if %}");
+    assert!(find().unwrap_err().to_string().contains("chat_template.jinja: the chat template isn't Jinja"));
+    std::fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+    write("chat_template.json", "{\"chat_template\": 7}");
+    assert!(find().unwrap_err().to_string().contains("chat_template.json"));
+    write("chat_template.json", "{");
+    assert!(find().unwrap_err().to_string().contains("not JSON"));
+}
+
+#[test]
+fn images_and_their_places_must_agree() {
+    let tokenizer = tokenizer("mm").unwrap();
+    let template = ChatTemplate::built_in();
+    let with_image = [Message::user_with_image("What is this?")];
+    let prompt = template.render(&with_image, &tokenizer, RenderOptions::default()).unwrap();
+    let tokens = ImageTokens::of(&tokenizer).unwrap();
+    let encode = |prompt: &Prompt, crops: &[usize]| {
+        prompt.encode_with_images(&tokenizer, ImageLayout { tokens, per_image: 4, crops })
+    };
+    assert_eq!(encode(&prompt, &[0]).unwrap().pictures.len(), 1);
+    for wrong in [encode(&prompt, &[]), encode(&prompt, &[0, 0])] {
+        assert!(wrong.unwrap_err().to_string().contains("1 places for images"));
+    }
+    assert!(prompt.encode(&tokenizer).unwrap_err().to_string().contains("1 places for images and 0 were given"));
+    let deaf = ChatTemplate::new("t", "{{ bos_token }}{{ messages[0].role }}", "<bos>", "<eos>").unwrap();
+    let prompt = deaf.render(&with_image, &tokenizer, RenderOptions::default()).unwrap();
+    assert!(encode(&prompt, &[0]).unwrap_err().to_string().contains("takes no images"));
+
+    let text_only = self::tokenizer("compact").unwrap();
+    assert!(ImageTokens::of(&text_only).unwrap_err().to_string().contains("no <image_soft_token>"));
+    assert!(Prompt::continuation(&[Part::IMAGE], &text_only).is_err());
+    let findings = Prompt::continuation(&[Part::IMAGE, " findings:".into()], &tokenizer).unwrap();
+    assert_eq!(findings.text(&tokenizer), "<bos><start_of_image> findings:");
 }

@@ -65,6 +65,19 @@ impl Trie {
         best
     }
 
+    /// Whether a string stands at the beginning of `text`, or `text` at the beginning of a string.
+    pub(super) fn begins(&self, text: &str) -> bool {
+        let mut node = 0;
+        for byte in text.bytes() {
+            match self.children.get(&(node, byte)) {
+                Some(&child) if self.values[child as usize].is_some() => return true,
+                Some(&child) => node = child,
+                None => return false,
+            }
+        }
+        node != 0
+    }
+
     /// The first match at or after `from`.
     pub(super) fn find(&self, text: &str, from: usize, accept: impl Fn(u32) -> bool + Copy) -> Option<Match> {
         if self.is_empty() {
@@ -99,6 +112,8 @@ mod tests {
         for (value, text) in ["\n", "\n\n", "\n\n\n", "<b>", "<bos>", "é"].iter().enumerate() {
             trie.insert(text, value as u32).unwrap();
         }
+        let begins = ["<", "<bo", "<bos>", "<b>x", "é", "", "<x", "b>"].map(|text| trie.begins(text));
+        assert_eq!(begins, [true, true, true, true, true, false, false, false]);
         assert_eq!(all(&trie, "a\n\n\n\nb", |_| true), [(1, 4, 2), (4, 5, 0)]);
         assert_eq!(all(&trie, "<b<bos>é<b>", |_| true), [(2, 7, 4), (7, 9, 5), (9, 12, 3)]);
         assert_eq!(all(&trie, "<bos><b>", |v| v != 4), [(5, 8, 3)]);

@@ -2,6 +2,7 @@
 
 use super::tokenizer::{Mark, Problem, Tables, special_by_text, steers_unmarked};
 use super::vocab::{SPACE, Vocab};
+use medgemma_formats::Gguf;
 use std::cmp::Reverse;
 
 /// Token types of `tokenizer.ggml.token_type`.
@@ -12,9 +13,49 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-pub(super) fn read(tokens: &[String], scores: &[f32], types: &[i32]) -> Result<Tables, Problem> {
+/// What a GGUF says of its tokenizer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Metadata<'a> {
+    pub(super) model: Option<&'a str>,
+    pub(super) tokens: &'a [String],
+    pub(super) scores: &'a [f32],
+    pub(super) types: &'a [i32],
+    pub(super) add_space_prefix: bool,
+    /// The token put before a text, and the one put after it.
+    pub(super) bos: Option<u64>,
+    pub(super) eos: Option<u64>,
+}
+
+impl<'a> Metadata<'a> {
+    /// Reads the keys; files that don't say what is added mean what Gemma does: bos before a text and nothing else.
+    pub(super) fn of(gguf: &'a Gguf) -> Result<Self, medgemma_formats::Error> {
+        let bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(true);
+        let eos = gguf.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+        let id = |wanted: bool, key: &str| if wanted { gguf.u64(key) } else { Ok(None) };
+        Ok(Self {
+            model: gguf.str("tokenizer.ggml.model")?,
+            tokens: gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default(),
+            scores: gguf.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
+            types: gguf.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
+            add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(false),
+            bos: id(bos, "tokenizer.ggml.bos_token_id")?,
+            eos: id(eos, "tokenizer.ggml.eos_token_id")?,
+        })
+    }
+}
+
+pub(super) fn read(metadata: Metadata) -> Result<Tables, Problem> {
+    let Metadata { model, tokens, scores, types, add_space_prefix, bos, eos } = metadata;
+    if model != Some("llama") {
+        let problem = format!("it is {model:?}, not \"llama\" (SentencePiece), which Gemma 3's files have");
+        return Err(Problem::new("tokenizer.ggml.model", problem));
+    }
+    if add_space_prefix {
+        let problem = "a space before every text is not what Gemma 3's tokenizer has, and isn't supported";
+        return Err(Problem::new("tokenizer.ggml.add_space_prefix", problem));
+    }
     if tokens.is_empty() {
-        return Err(Problem::new("tokenizer.ggml.tokens", "it lists no token"));
+        return Err(Problem::new("tokenizer.ggml.tokens", "it is missing or lists no token"));
     }
     for (field, len) in [("tokenizer.ggml.scores", scores.len()), ("tokenizer.ggml.token_type", types.len())] {
         if len != tokens.len() {
@@ -30,8 +71,8 @@ pub(super) fn read(tokens: &[String], scores: &[f32], types: &[i32]) -> Result<T
         tables.vocab.insert(text, id).map_err(|problem| Problem::new("tokenizer.ggml.tokens", problem))?;
         let control = matches!(kind, CONTROL | UNKNOWN | UNUSED);
         match kind {
-            NORMAL | BYTE => {}
-            UNKNOWN | CONTROL | USER_DEFINED | UNUSED => {
+            NORMAL | BYTE | UNUSED => {}
+            UNKNOWN | CONTROL | USER_DEFINED => {
                 tables.added.insert(text, id).map_err(|problem| Problem::new("tokenizer.ggml.tokens", problem))?
             }
             _ => {
@@ -48,6 +89,15 @@ pub(super) fn read(tokens: &[String], scores: &[f32], types: &[i32]) -> Result<T
     }
     mark_special(&mut tables, types);
     merges_from_scores(&mut tables, scores, types)?;
+    for (affix, field, id) in [
+        (&mut tables.affixes.0, "tokenizer.ggml.bos_token_id", bos),
+        (&mut tables.affixes.1, "tokenizer.ggml.eos_token_id", eos),
+    ] {
+        if let Some(id) = id {
+            let known = u32::try_from(id).ok().filter(|&id| (id as usize) < tokens.len());
+            affix.push(known.ok_or_else(|| Problem::new(field, format!("no token has the id {id}")))?);
+        }
+    }
     Ok(tables)
 }
 

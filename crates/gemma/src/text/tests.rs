@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Error;
+use medgemma_formats::{Gguf, GgufWriter, Value as GgufValue};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -163,20 +164,59 @@ fn malformed_files_are_refused_with_the_field() {
     }
 }
 
+/// A GGUF's metadata of these tokens.
+fn gguf(tokens: &[&str], scores: &[f32], types: &[i32], more: &[(&str, GgufValue)]) -> Result<Tokenizer, Error> {
+    let mut writer = GgufWriter::new("m.gguf");
+    writer.set("tokenizer.ggml.model", "llama")?;
+    writer.set("tokenizer.ggml.tokens", tokens.iter().map(|s| s.to_string()).collect::<Vec<_>>())?;
+    writer.set("tokenizer.ggml.scores", scores.to_vec())?;
+    writer.set("tokenizer.ggml.token_type", types.to_vec())?;
+    for (key, value) in more {
+        writer.set(key, value.clone())?;
+    }
+    let bytes = writer.to(Vec::new())?.finish()?;
+    Tokenizer::from_gguf(&Gguf::from_bytes("m.gguf", bytes.into())?)
+}
+
 #[test]
-fn malformed_pieces_are_refused() {
-    let strings = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-    let error = |tokens: &[&str], scores: &[f32], types: &[i32]| {
-        Tokenizer::from_pieces("m.gguf", &strings(tokens), scores, types).unwrap_err().to_string()
-    };
+fn reads_the_tokenizer_of_a_gguf() {
+    let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let mut tokens = vec!["<unk>", "<bos>", "a", "b", "ab", "  ", "▁", "[PAD7]"];
+    let mut types = vec![2, 3, 1, 1, 1, 4, 1, 5];
+    tokens.extend(bytes.iter().map(|s| &s[..]));
+    types.resize(tokens.len(), 6);
+    let scores = vec![0.0; tokens.len()];
+    let build = |more: &[(&str, GgufValue)]| gguf(&tokens, &scores, &types, more);
+    let tokenizer = build(&[("tokenizer.ggml.bos_token_id", 1u32.into())]).unwrap();
+    assert_eq!((tokenizer.prefix(), tokenizer.suffix()), (&[1][..], &[][..]));
+    assert_eq!(tokenizer.encode("ab  <bos>c", Special::Parse), [4, 5, 1, 8 + u32::from(b'c')]);
+    assert_eq!(tokenizer.token(5), Some("▁▁"));
+    assert!(!tokenizer.encode("[PAD7]", Special::Parse).contains(&7), "unused tokens aren't looked for");
+    assert_eq!(tokenizer.decode(&[0, 1, 4, 5, 2], true), "ab  a");
+
+    let id = ("tokenizer.ggml.bos_token_id", 1u32.into());
+    assert_eq!(build(&[id, ("tokenizer.ggml.add_bos_token", false.into())]).unwrap().prefix(), [0; 0]);
+    let error = |more: &[(&str, GgufValue)]| build(more).unwrap_err().to_string();
+    assert!(error(&[("tokenizer.ggml.bos_token_id", 999u32.into())]).contains("tokenizer.ggml.bos_token_id"));
+    assert!(error(&[("tokenizer.ggml.add_space_prefix", true.into())]).contains("add_space_prefix"));
+    assert!(error(&[("tokenizer.ggml.model", "gpt2".into())]).contains("tokenizer.ggml.model"));
+    assert!(error(&[("tokenizer.ggml.tokens", 7u32.into())]).contains("tokenizer.ggml.tokens"));
+}
+
+#[test]
+fn malformed_tokenizers_of_ggufs_are_refused() {
+    let error =
+        |tokens: &[&str], scores: &[f32], types: &[i32]| gguf(tokens, scores, types, &[]).unwrap_err().to_string();
     assert!(error(&[], &[], &[]).contains("tokenizer.ggml.tokens"));
     assert!(error(&["a"], &[], &[1]).contains("tokenizer.ggml.scores"));
     assert!(error(&["a"], &[0.0], &[1, 1]).contains("tokenizer.ggml.token_type"));
     assert!(error(&["a"], &[0.0], &[7]).contains("tokenizer.ggml.token_type"));
     assert!(error(&["a"], &[f32::NAN], &[1]).contains("not a number"));
     assert!(error(&["a", "a"], &[0.0; 2], &[1; 2]).contains("two ids"));
-    assert!(error(&["a"], &[0.0], &[1]).contains("<0x00> is missing"));
     assert!(error(&["a", ""], &[0.0; 2], &[1; 2]).contains("bytes"));
+    assert!(error(&["a"], &[0.0], &[1]).contains("<0x00> is missing"));
+    let empty = GgufWriter::new("m.gguf").to(Vec::new()).unwrap().finish().unwrap();
+    assert!(Tokenizer::from_gguf(&Gguf::from_bytes("m.gguf", empty.into()).unwrap()).is_err());
 }
 
 fn any_text() -> impl Strategy<Value = String> {

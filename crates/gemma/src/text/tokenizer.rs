@@ -1,10 +1,11 @@
 //! Text to token ids and back.
 
-use super::added::Trie;
+use super::added::{Match, Trie};
 use super::bpe::{Merges, Scratch};
 use super::vocab::{SPACE, Vocab, byte_of};
 use super::{DecodeStream, gguf, json};
 use crate::Error;
+use medgemma_formats::Gguf;
 use std::sync::Arc;
 
 /// What to do with control-token text, such as `<end_of_turn>`, inside a text.
@@ -48,6 +49,9 @@ pub(super) struct Tables {
     pub(super) affixes: (Vec<u32>, Vec<u32>),
     /// The token of each byte: every character without a token is written in them.
     pub(super) bytes: Vec<u32>,
+    /// Texts of the control tokens that prompts may hold, and their ids.
+    pub(super) controls: Trie,
+    pub(super) control_ids: Vec<u32>,
     /// The bytes of every token, one after the other, and where each id's begin.
     pub(super) raw: Vec<u8>,
     pub(super) raw_starts: Vec<u32>,
@@ -91,6 +95,12 @@ impl Tables {
             let text = format!("<0x{byte:02X}>");
             let id = self.vocab.id(&text).filter(|&id| self.mark(id).byte == Some(byte));
             self.bytes.push(id.ok_or_else(|| format!("the byte token {text} is missing"))?);
+        }
+        // One character can't be split by the guard's mark, and a template may trim white space.
+        let usable = |text: &str| text.chars().nth(1).is_some() && !text.contains(char::is_whitespace);
+        for (id, text) in self.vocab.iter().filter(|&(id, text)| self.marks[id as usize].control && usable(text)) {
+            self.controls.insert(text, id)?;
+            self.control_ids.push(id);
         }
         for id in 0..self.vocab.len() as u32 {
             self.raw_starts
@@ -171,13 +181,14 @@ impl Tokenizer {
         json::read(bytes).and_then(Self::new).map_err(|problem| problem.of(name))
     }
 
-    /// Builds the tokenizer of a GGUF's `tokenizer.ggml.{tokens,scores,token_type}`; `name` is the file's name for
-    /// errors. It gives the same ids as the `tokenizer.json` of the same model.
+    /// Reads the tokenizer of a GGUF's metadata. It gives the same ids as the `tokenizer.json` of the same model.
     ///
     /// # Errors
-    /// When the lists contradict each other.
-    pub fn from_pieces(name: &str, tokens: &[String], scores: &[f32], types: &[i32]) -> Result<Self, Error> {
-        gguf::read(tokens, scores, types).and_then(Self::new).map_err(|problem| problem.of(name))
+    /// When the metadata is malformed, or describes another kind of tokenizer.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let name = gguf.path().display().to_string();
+        let metadata = gguf::Metadata::of(gguf)?;
+        gguf::read(metadata).and_then(Self::new).map_err(|problem| problem.of(&name))
     }
 
     fn new(mut tables: Tables) -> Result<Self, Problem> {
@@ -264,6 +275,21 @@ impl Tokenizer {
     /// The byte a byte-fallback token stands for.
     pub fn byte(&self, id: u32) -> Option<u8> {
         self.tables.mark(id).byte
+    }
+
+    /// The first control token at or after `from` in a text that a template wrote.
+    pub(super) fn find_control(&self, text: &str, from: usize) -> Option<Match> {
+        self.tables.controls.find(text, from, |_| true)
+    }
+
+    /// Whether a text begins with a control token, or is the beginning of one.
+    pub(super) fn begins_control(&self, text: &str) -> bool {
+        self.tables.controls.begins(text)
+    }
+
+    /// The control tokens that prompts may hold: all but those of one character or with white space.
+    pub(super) fn controls(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.tables.control_ids.iter().filter_map(|&id| Some((id, self.token(id)?)))
     }
 
     /// Ids that the file's post-processor puts before a text (bos), to be put there for plain continuation. A chat
