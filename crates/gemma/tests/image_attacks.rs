@@ -126,6 +126,10 @@ fn webp_chunks_larger_than_the_file_are_refused() {
     let file = picture("orientation-6.webp");
     let exif = file.windows(4).position(|name| name == b"EXIF").unwrap();
     assert!(problem(&patched(file, exif + 4, &[0xff; 4])).contains("cut off"));
+    // A lossy frame larger than its canvas.
+    let file = picture("lossy-alpha.webp");
+    let frame = file.windows(3).position(|start| start == [0x9d, 0x01, 0x2a]).unwrap();
+    problem(&patched(file, frame + 3, &[0xff, 0x3f, 0xff, 0x3f]));
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn tiff_sizes_are_checked_first() {
     for entry in 0..entries {
         lying = patched(lying, directory + 2 + entry * 12 + 4, &[0xff; 4]);
     }
-    problem(&lying);
+    assert!(problem(&lying).contains("cut off"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Files to pixels, within limits that are checked before anything is decoded.
 
 use super::RgbImage;
+use super::claims;
 use super::color::{describe, to_rgb};
 use super::jpeg::Jpeg;
 use super::sniff::{Format, sniff};
@@ -110,7 +111,12 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Info, Vec<u8>), String>
 }
 
 fn decode_other(format: Format, bytes: &[u8], limits: &Limits) -> Result<(Info, Vec<u8>), String> {
-    if format == Format::WebP && !webp_chunks_fit(bytes) {
+    let fits = match format {
+        Format::WebP => claims::webp_chunks_fit(bytes),
+        Format::Tiff => claims::tiff_entries_fit(bytes),
+        _ => true,
+    };
+    if !fits {
         return Err(cut_off(format));
     }
     let kind = match format {
@@ -166,32 +172,13 @@ fn check_size(
     let most = match format {
         Format::Png => 8 * 1032,
         Format::Jpeg => 8 * 64,
-        Format::Bmp if !bmp_is_run_length_coded(file) => 8,
+        Format::Bmp if !claims::bmp_is_run_length_coded(file) => 8,
         Format::WebP | Format::Tiff | Format::Bmp => u64::MAX,
     };
     if pixels > most.saturating_mul(file.len() as u64) {
         return Err(cut_off(format));
     }
     Ok(())
-}
-
-/// Whether the chunks of a WebP file lie inside it: the decoder takes memory for metadata by the size a chunk claims.
-fn webp_chunks_fit(file: &[u8]) -> bool {
-    let mut rest = &file[12..];
-    while let Some(size) = rest.get(4..8) {
-        let size = u32::from_le_bytes(size.try_into().expect("four bytes")) as usize;
-        let body = &rest[8..];
-        if size > body.len() {
-            return false;
-        }
-        // A chunk of odd size is padded, but the last one's padding may be missing.
-        rest = &body[size.next_multiple_of(2).min(body.len())..];
-    }
-    true
-}
-
-fn bmp_is_run_length_coded(file: &[u8]) -> bool {
-    matches!(file.get(30), Some(1 | 2))
 }
 
 fn cut_off(format: Format) -> String {

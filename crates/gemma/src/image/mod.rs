@@ -4,6 +4,7 @@
 //! the bilinear filter, then rescaling and normalisation in numpy. All of it is equal to the reference to the bit, but
 //! for the few kinds of files that [`decode`] names.
 
+mod claims;
 mod color;
 mod decode;
 mod jpeg;
