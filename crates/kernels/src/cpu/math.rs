@@ -33,7 +33,8 @@ pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{Found, Isa, Kernel, LANES};
+    use crate::cpu::simd::{Found, Kernel, LANES};
+    use crate::cpu::testing::isas;
     use crate::reference;
 
     struct Map<'a>(&'a [f32], bool);
@@ -55,9 +56,7 @@ mod tests {
     }
 
     fn every_isa(test: impl Fn(Found)) {
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
-            test(Found::new(isa));
-        }
+        isas().for_each(|isa| test(Found::new(isa)));
     }
 
     #[test]

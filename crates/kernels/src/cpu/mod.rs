@@ -48,13 +48,13 @@ impl CpuBackend {
     /// A backend with `threads` threads (one for each core when `None`; 1 at least), the caller of an operation being
     /// one of them. Where the system refuses to start so many, it has fewer.
     ///
-    /// It uses the widest instructions the machine has, or those that the environment variable `MEDGEMMA_ISA` names
-    /// (`scalar`, `avx2` or `avx512`).
+    /// It uses the best instructions the machine has, or those that the environment variable `MEDGEMMA_ISA` names
+    /// (`scalar`, `avx2`, `avxvnni` or `avx512`).
     pub fn new(threads: Option<usize>) -> Self {
         Self::with_isa(threads, Isa::from_env())
     }
 
-    /// As [`CpuBackend::new`] with given instructions, or the widest the machine has where those are less.
+    /// As [`CpuBackend::new`] with given instructions, or the best the machine has where it lacks those.
     pub fn with_isa(threads: Option<usize>, isa: Isa) -> Self {
         Self {
             pool: Pool::new(threads.unwrap_or_else(cores::count)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The instruction sets this machine has.
 pub(crate) fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect())
+    [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512].into_iter().filter(|isa| isa.is_available())
 }
 
 /// Repeatable pseudo-random numbers (xorshift).

@@ -71,10 +71,11 @@ pub(crate) fn matmul(
     finish: Finish<'_>,
     out: &mut [f32],
 ) {
-    if w.n() == 0 {
+    if w.n() == 0 || x.is_empty() {
         return;
     }
-    for (x, out) in x.chunks(MAX_ROWS * w.k()).zip(out.chunks_mut(MAX_ROWS * w.n())) {
+    let rows = tiling::turn(x.len() / w.k());
+    for (x, out) in x.chunks(rows * w.k()).zip(out.chunks_mut(rows * w.n())) {
         some_rows(pool, isa, scratch, x, w, finish, out);
     }
 }

@@ -1,7 +1,15 @@
 //! How the rows of a product are cut into tiles.
 
-/// Rows that are multiplied in one go; more are taken in turns. A multiple of every tile.
-pub(crate) const MAX_ROWS: usize = 240;
+/// Rows that are multiplied in one go; more are taken in turns. A multiple of every tile, and more than a chunk of 256
+/// tokens.
+pub(crate) const MAX_ROWS: usize = 264;
+
+/// Rows of each turn when there are `rows`, one at least: as few turns as can be, and equally long, because each one reads all
+/// weights.
+pub(crate) fn turn(rows: usize) -> usize {
+    let turns = rows.div_ceil(MAX_ROWS);
+    rows.div_ceil(turns).next_multiple_of(12)
+}
 
 /// Rows in tiles of one size, the last filled up with zeros to the next size that a kernel exists for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +62,18 @@ impl Tiling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_are_equal() {
+        assert_eq!(turn(1), 12);
+        assert_eq!(turn(256), 264);
+        assert_eq!(turn(512), 264);
+        assert_eq!(turn(530), 180);
+        for rows in 1..3000 {
+            let turn = turn(rows);
+            assert!(turn <= MAX_ROWS && rows.div_ceil(turn) == rows.div_ceil(MAX_ROWS));
+        }
+    }
 
     #[test]
     fn tiles_cover_rows_once() {

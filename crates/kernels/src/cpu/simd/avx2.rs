@@ -1,35 +1,44 @@
-//! AVX2 with FMA and F16C: two registers a vector.
+//! AVX2 with FMA and F16C, and AVX-VNNI where the machine has it: two registers a vector.
 
 use super::{Kernel, LANES, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the machine has AVX2, FMA and F16C. Made only in [`run`].
+/// Proof that the machine has AVX2, FMA and F16C, and AVX-VNNI when `VNNI`. Made only in [`run`] and [`run_vnni`].
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool>(());
 
-/// Runs a kernel with these instructions.
+/// Runs a kernel with these instructions, less VNNI.
 ///
 /// # Safety
 /// The machine has them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+    kernel.run(Avx2::<false>(()))
+}
+
+/// Runs a kernel with all these instructions.
+///
+/// # Safety
+/// The machine has them.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(crate) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2::<true>(()))
 }
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
-/// Signed 8-bit weights with their magnitudes.
+/// Signed 8-bit weights, and unsigned ones made of them: plus 128 with VNNI, else their magnitudes.
 #[derive(Clone, Copy)]
-pub(crate) struct Signed {
-    value: I,
-    magnitude: I,
+pub(crate) struct Weights {
+    signed: I,
+    unsigned: I,
 }
 
 // Every `unsafe` below calls instructions that `self` proves to be there; loads and stores go through references of
 // exactly their size.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     #[inline(always)]
     fn bytes<T>(self, v: &[T; 64]) -> I {
         const { assert!(size_of::<T>() == 1) };
@@ -49,11 +58,11 @@ impl Avx2 {
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)] // as above
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const WIDE: bool = false;
     type F = F;
     type I = I;
-    type W8 = Signed;
+    type W8 = Weights;
     type W4 = I;
     type A4 = I;
     type Lut = F;
@@ -194,23 +203,38 @@ impl Simd for Avx2 {
         }
     }
 
-    // The instruction multiplies unsigned by signed bytes and saturates pairs at 16 bits: magnitudes of weights (128 at
+    // Both instructions multiply unsigned by signed bytes. VNNI adds up in 32 bits: 128 is added to the weights, and 128
+    // times the activations taken off the sum. The older one saturates pairs at 16 bits: magnitudes of weights (128 at
     // most) times activations with the weights' signs (127 at most) stay below.
     #[inline(always)]
-    fn load_w8(self, w: &[i8; 64]) -> Signed {
-        let value = self.bytes(w);
-        unsafe { Signed { value, magnitude: [_mm256_abs_epi8(value[0]), _mm256_abs_epi8(value[1])] } }
+    fn load_w8(self, w: &[i8; 64]) -> Weights {
+        let signed = self.bytes(w);
+        unsafe {
+            let unsigned = if VNNI {
+                let sign = _mm256_set1_epi8(i8::MIN);
+                [_mm256_xor_si256(signed[0], sign), _mm256_xor_si256(signed[1], sign)]
+            } else {
+                [_mm256_abs_epi8(signed[0]), _mm256_abs_epi8(signed[1])]
+            };
+            Weights { signed, unsigned }
+        }
     }
     #[inline(always)]
-    fn start8(self, _minus: i32) -> I {
-        unsafe { [_mm256_setzero_si256(); 2] }
+    fn start8(self, minus: i32) -> I {
+        unsafe { [_mm256_set1_epi32(if VNNI { minus << 7 } else { 0 }); 2] }
     }
     #[inline(always)]
-    fn dot8(self, sum: I, w: Signed, x: i32) -> I {
+    fn dot8(self, sum: I, w: Weights, x: i32) -> I {
         unsafe {
             let x = _mm256_set1_epi32(x);
-            let a = _mm256_maddubs_epi16(w.magnitude[0], _mm256_sign_epi8(x, w.value[0]));
-            let b = _mm256_maddubs_epi16(w.magnitude[1], _mm256_sign_epi8(x, w.value[1]));
+            if VNNI {
+                return [
+                    _mm256_dpbusd_avx_epi32(sum[0], w.unsigned[0], x),
+                    _mm256_dpbusd_avx_epi32(sum[1], w.unsigned[1], x),
+                ];
+            }
+            let a = _mm256_maddubs_epi16(w.unsigned[0], _mm256_sign_epi8(x, w.signed[0]));
+            let b = _mm256_maddubs_epi16(w.unsigned[1], _mm256_sign_epi8(x, w.signed[1]));
             [_mm256_add_epi32(sum[0], self.pairs(a)), _mm256_add_epi32(sum[1], self.pairs(b))]
         }
     }
@@ -228,11 +252,14 @@ impl Simd for Avx2 {
     fn start4(self) -> I {
         unsafe { [_mm256_setzero_si256(); 2] }
     }
-    // Sums stay in 16 bits: 8 quads of two products of at most 15 · 127 make 30480.
+    // Without VNNI sums stay in 16 bits: 8 quads of two products of at most 15 · 127 make 30480.
     #[inline(always)]
     fn dot4(self, sum: I, w: I, x: i32) -> I {
         unsafe {
             let x = _mm256_set1_epi32(x);
+            if VNNI {
+                return [_mm256_dpbusd_avx_epi32(sum[0], w[0], x), _mm256_dpbusd_avx_epi32(sum[1], w[1], x)];
+            }
             [
                 _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(w[0], x)),
                 _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(w[1], x)),
@@ -241,7 +268,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn finish4(self, sum: I, minus: i32, shifted: bool) -> I {
-        let sum = [self.pairs(sum[0]), self.pairs(sum[1])];
+        let sum = if VNNI { sum } else { [self.pairs(sum[0]), self.pairs(sum[1])] };
         if !shifted {
             return sum;
         }

@@ -95,12 +95,14 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-VNNI.
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
 }
 
 impl Isa {
-    /// The widest one this machine has.
+    /// The best one this machine has.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -110,21 +112,35 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni");
-                return if wide { Self::Avx512 } else { Self::Avx2 };
+                return match (wide, is_x86_feature_detected!("avxvnni")) {
+                    (true, _) => Self::Avx512,
+                    (_, true) => Self::AvxVnni,
+                    _ => Self::Avx2,
+                };
             }
         }
         Self::Scalar
     }
 
-    /// The one `MEDGEMMA_ISA` names (`scalar`, `avx2` or `avx512`) where this machine has it, else the widest.
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            // A machine may have AVX-512 and not VNNI in the encoding of AVX.
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::detect() >= Self::Avx2 && is_x86_feature_detected!("avxvnni"),
+            _ => self <= Self::detect(),
+        }
+    }
+
+    /// The one `MEDGEMMA_ISA` names (`scalar`, `avx2`, `avxvnni` or `avx512`) where this machine has it, else the best.
     pub fn from_env() -> Self {
-        let best = Self::detect();
         let named = match std::env::var("MEDGEMMA_ISA").as_deref() {
             Ok("scalar") => Self::Scalar,
             Ok("avx2") => Self::Avx2,
-            _ => best,
+            Ok("avxvnni") => Self::AvxVnni,
+            _ => Self::Avx512,
         };
-        named.min(best)
+        if named.is_available() { named } else { Self::detect() }
     }
 
     /// What a person calls it.
@@ -132,6 +148,7 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "AVX2",
+            Self::AvxVnni => "AVX-VNNI",
             Self::Avx512 => "AVX-512 VNNI",
         }
     }
@@ -142,9 +159,9 @@ impl Isa {
 pub(crate) struct Found(Isa);
 
 impl Found {
-    /// `isa`, or the widest this machine has where that is less.
+    /// `isa` where this machine has it, else the best it has.
     pub(crate) fn new(isa: Isa) -> Self {
-        Self(isa.min(Isa::detect()))
+        Self(if isa.is_available() { isa } else { Isa::detect() })
     }
 
     pub(crate) fn isa(self) -> Isa {
@@ -158,6 +175,9 @@ impl Found {
             // SAFETY: the instruction set was detected when `self` was made.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { avx2::run_vnni(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::run(kernel) },

@@ -1,6 +1,7 @@
-//! Each instruction set against plain arithmetic. What a machine lacks is tested as the widest it has.
+//! Each instruction set of this machine against plain arithmetic.
 
 use super::*;
+use crate::cpu::testing::isas;
 use half::{bf16, f16};
 
 struct Check;
@@ -125,7 +126,7 @@ impl Kernel for Order {
 
 #[test]
 fn instruction_sets_agree_with_plain_arithmetic() {
-    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+    for isa in isas() {
         let isa = Found::new(isa);
         isa.run(Check);
         isa.run(Order);
