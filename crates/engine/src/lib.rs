@@ -1,10 +1,12 @@
 //! Sequences, KV cache, generation and the public [`Pipeline`].
 
 mod blocks;
+mod demo;
 mod error;
 mod generate;
 mod load;
 mod loops;
+pub mod pipeline;
 mod runner;
 mod sequence;
 
@@ -12,5 +14,6 @@ pub use error::Error;
 pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, score};
 pub use load::Checkpoint;
 pub use loops::LoopDetector;
+pub use pipeline::{Event, LoadOptions, Options, Pipeline, Quant, Reply, Request};
 pub use runner::{Runner, RunnerConfig, Work};
 pub use sequence::{PlacedImage, Sequence};

@@ -5,6 +5,7 @@ use medgemma_engine::{
 };
 use medgemma_formats::Folder;
 use medgemma_gemma::image::{Limits, Preprocessor, RgbImage, decode};
+use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
 use serde_json::Value;
@@ -18,9 +19,20 @@ fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
-fn runner(name: &str, chunk: usize) -> Runner<CpuBackend> {
-    let checkpoint = Checkpoint::from_folder(&Folder::open(&testdata(name)).unwrap()).unwrap();
-    let model = checkpoint.load_cpu(WeightFormat::Stored, Some(2), |_| {}).unwrap();
+/// A folder in Hugging Face layout, or one with a GGUF and perhaps its mmproj.
+fn open(name: &str) -> Checkpoint {
+    let path = testdata(name);
+    if path.join("config.json").exists() {
+        return Checkpoint::from_folder(&Folder::open(&path).unwrap()).unwrap();
+    }
+    match locate(path.to_str().unwrap()).unwrap() {
+        Located::Gguf { model, mmproj } => Checkpoint::open_gguf(&model, mmproj.as_deref()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn runner(name: &str, chunk: usize, format: WeightFormat) -> Runner<CpuBackend> {
+    let model = open(name).load_cpu(format, Some(2), |_| {}).unwrap();
     Runner::new(model, RunnerConfig { context: 512, chunk, outputs: 7, cache: CacheType::F32 }).unwrap()
 }
 
@@ -59,7 +71,8 @@ fn pictures(case: &Value, preprocessor: &Preprocessor) -> Vec<RgbImage> {
 fn images(runner: &Runner<CpuBackend>, checkpoint: &str, case: &Value, what: &str) -> Vec<PlacedImage<CpuBackend>> {
     let Some(positions) = case["image_positions"].as_array().filter(|p| !p.is_empty()) else { return Vec::new() };
     let patch = runner.model().config().vision.as_ref().unwrap().patch;
-    let settings = std::fs::read(testdata(checkpoint).join("preprocessor_config.json")).unwrap();
+    let folder = if checkpoint == "tiny-mm16-gguf" { "tiny-mm16" } else { checkpoint };
+    let settings = std::fs::read(testdata(folder).join("preprocessor_config.json")).unwrap();
     let preprocessor = Preprocessor::from_json("preprocessor_config.json", &settings, patch).unwrap();
     let pictures = pictures(case, &preprocessor);
     assert_eq!(pictures.len(), positions.len(), "{what}: number of images");
@@ -112,16 +125,71 @@ fn check(runner: &mut Runner<CpuBackend>, checkpoint: &str, case: &Value, contex
     runner.release(&mut sequence);
 }
 
+fn cases(name: &str) -> Vec<Value> {
+    let goldens = std::fs::read(testdata(name).join("goldens.json")).unwrap();
+    serde_json::from_slice::<Value>(&goldens).unwrap()["cases"].as_array().unwrap().clone()
+}
+
 #[test]
 fn every_case_through_every_chunk_size() {
     for name in ["tiny-text", "tiny-mm", "tiny-mm16"] {
-        let goldens = std::fs::read(testdata(name).join("goldens.json")).unwrap();
-        let goldens: Value = serde_json::from_slice(&goldens).unwrap();
         for chunk in [512, 1, 5, 33] {
-            let mut runner = runner(name, chunk);
-            for case in goldens["cases"].as_array().unwrap() {
-                check(&mut runner, name, case, &format!("by {chunk}"));
+            let mut runner = runner(name, chunk, WeightFormat::Stored);
+            for case in cases(name) {
+                check(&mut runner, name, &case, &format!("by {chunk}"));
             }
         }
+    }
+}
+
+/// Float files are exact as they are; quantized ones when their weights are decoded to f32, as the reference's were.
+#[test]
+fn every_file_format_against_its_own_dequantization() {
+    for (name, goldens) in [
+        ("tiny-text-gguf", "tiny-text"),
+        ("tiny-nf4", "tiny-nf4"),
+        ("tiny-nf4-flat", "tiny-nf4-flat"),
+        ("tiny-mm16-gguf", "tiny-mm16-gguf"),
+        ("tiny-kq-gguf", "tiny-kq-gguf"),
+    ] {
+        for chunk in [512, 7] {
+            let mut runner = runner(name, chunk, WeightFormat::F32);
+            for case in cases(goldens) {
+                check(&mut runner, name, &case, &format!("by {chunk}"));
+            }
+        }
+    }
+}
+
+/// How far the log-probabilities of prompts are from the reference's, on average and at most.
+fn distance(name: &str, format: WeightFormat) -> (f32, f32) {
+    let mut runner = runner(name, 64, format);
+    let (mut sum, mut count, mut most) = (0.0, 0, 0f32);
+    for case in cases(name) {
+        let images = images(&runner, name, &case, name);
+        let mut sequence = Sequence::default();
+        runner.start(&mut sequence, ids(&case["input_ids"]), images).unwrap();
+        let scores = score(&mut runner, &mut sequence, 0, &mut |_| ControlFlow::Continue(())).unwrap();
+        runner.release(&mut sequence);
+        for (score, wanted) in scores.iter().zip(numbers(&case["prompt_logprobs"])) {
+            let off = (score.logprob.unwrap() - wanted).abs();
+            (sum, count, most) = (sum + off, count + 1, most.max(off));
+        }
+    }
+    (sum / count as f32, most)
+}
+
+/// The integer kernels round activations to 8 bits in groups of 32; NF4 keeps them in f32.
+#[test]
+fn fast_paths_stay_near_the_dequantized_reference() {
+    for (name, mean, most) in [
+        ("tiny-nf4", 2e-5, 1e-3),
+        ("tiny-nf4-flat", 2e-5, 1e-3),
+        ("tiny-mm16-gguf", 0.15, 1.5),
+        ("tiny-kq-gguf", 0.15, 1.5),
+    ] {
+        let found = distance(name, WeightFormat::Stored);
+        println!("{name}: mean {}, most {}", found.0, found.1);
+        assert!(found.0 <= mean && found.1 <= most, "{name}: {found:?}");
     }
 }
