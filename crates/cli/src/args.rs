@@ -20,12 +20,18 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// See it work, on a tiny model inside the program: nothing is downloaded
+    Demo(Demo),
     /// List the models, what each is for, and which are here and fit
     Models(Models),
     /// Get a model from the hub
     Pull(Pull),
     /// Show what the model would see of pictures
     Image(Image),
+    /// Ask a model: one answer, or a chat when there is no PROMPT
+    Run(Run),
+    /// Say how likely a model finds a text
+    Score(Score),
     /// Measure how fast a model is on this machine
     Bench(Bench),
     /// Look at this machine and say what to change
@@ -141,6 +147,78 @@ pub(crate) struct Load {
     pub(crate) mmproj: Option<PathBuf>,
 }
 
+/// How an answer is generated.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Answer")]
+pub(crate) struct Sample {
+    /// Let the model think before it answers
+    #[arg(long)]
+    pub(crate) think: bool,
+    /// Most tokens of an answer, its thought included
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// 0: the same question gets the same answer; 1: as the model was published
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Draw from the K most likely tokens (0: all)
+    #[arg(long, value_name = "K", default_value_t = 64)]
+    pub(crate) top_k: usize,
+    /// Draw from the most likely tokens that make up P
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub(crate) top_p: f32,
+    /// Draw from tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// End the answer before this text (may be repeated)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Hub id, folder, .gguf file or `demo`
+    pub(crate) model: String,
+    /// The question; `-` reads it from stdin. Text piped in is put after it
+    pub(crate) prompt: Option<String>,
+    /// A picture to ask about: PNG, JPEG, WebP, TIFF or BMP (may be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Who the model is to be, such as "You are an expert radiologist."
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// OpenAI messages to answer; pictures in them are data URLs or paths
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["prompt", "image", "system"])]
+    pub(crate) messages: Option<PathBuf>,
+    /// With --json: log-probabilities of the tokens, and of N others for each
+    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=20))]
+    pub(crate) logprobs: Option<u8>,
+    /// Pad pictures to a black square first, so that their shape is kept
+    #[arg(long)]
+    pub(crate) pad: bool,
+    /// Also show the model long pictures in pieces
+    #[arg(long)]
+    pub(crate) pan_and_scan: bool,
+    /// Print one OpenAI chat.completion
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the answer as the model writes it, Markdown unrendered
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Keep the chat's input lines in a file (they may be about patients)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+    /// Say how many tokens there were and how fast
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) sample: Sample,
+    #[command(flatten)]
+    pub(crate) load: Load,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// Hub id, folder, .gguf file or `demo`
@@ -180,4 +258,31 @@ fn at_least_2(text: &str) -> Result<usize, String> {
 fn at_least(text: &str, least: usize) -> Result<usize, String> {
     let number: Option<usize> = text.parse().ok();
     number.filter(|&number| number >= least).ok_or(format!("a number of {least} at least is needed"))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// A question; else one about a picture that the program draws
+    pub(crate) prompt: Option<String>,
+    /// A picture of your own (may be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N", default_value_t = 48)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) load: Load,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Score {
+    /// Hub id, folder, .gguf file or `demo`
+    pub(crate) model: String,
+    /// A text in UTF-8; `-` reads it from stdin
+    pub(crate) file: PathBuf,
+    /// Print one JSON object, with every token's log-probability
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) load: Load,
 }

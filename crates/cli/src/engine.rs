@@ -1,36 +1,86 @@
 //! From what was typed to a model that can be asked.
 
 use crate::args::{Device, Load, Quant};
+use crate::conversation::{Turn, for_engine};
 use crate::footprint::{self, USUAL_CONTEXT};
+use crate::interrupt;
 use crate::machine;
-use crate::terminal::bytes;
-use anyhow::{Result, bail};
-use medgemma_engine::Checkpoint;
+use crate::terminal::{AnswerView, LoadBar, bytes, say_note};
+use anyhow::{Context, Result, bail};
+use medgemma_engine::{Checkpoint, Event, LoadOptions, Options, Pipeline, Reply};
 use medgemma_formats::{DType, Folder};
-use medgemma_gemma::locate::{Located, locate};
+use medgemma_gemma::Weights;
+use medgemma_gemma::locate::{DEMO, Located, locate};
+use medgemma_gemma::text::{Message, Role};
 use medgemma_kernels::WeightFormat;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
-/// How weights are held: as the file has them, or smaller.
-pub(crate) fn weight_format(quant: Option<Quant>) -> WeightFormat {
-    match quant {
-        None => WeightFormat::Stored,
-        Some(Quant::Bf16) => WeightFormat::BF16,
-        Some(Quant::Q8) => WeightFormat::Q8,
-        Some(Quant::Q4) => WeightFormat::Q4,
-        Some(Quant::Nf4) => WeightFormat::Nf4,
+impl Quant {
+    /// As the engine has it.
+    fn for_engine(self) -> medgemma_engine::Quant {
+        match self {
+            Self::Bf16 => medgemma_engine::Quant::Bf16,
+            Self::Q8 => medgemma_engine::Quant::Q8,
+            Self::Q4 => medgemma_engine::Quant::Q4,
+            Self::Nf4 => medgemma_engine::Quant::Nf4,
+        }
     }
 }
 
-/// Refuses a device that isn't there.
+impl Load {
+    /// How weights are packed: as the file has them, or smaller.
+    pub(crate) fn weight_format(&self) -> WeightFormat {
+        match self.quant {
+            None => WeightFormat::Stored,
+            Some(Quant::Bf16) => WeightFormat::BF16,
+            Some(Quant::Q8) => WeightFormat::Q8,
+            Some(Quant::Q4) => WeightFormat::Q4,
+            Some(Quant::Nf4) => WeightFormat::Nf4,
+        }
+    }
+
+    /// As the engine has them.
+    ///
+    /// # Errors
+    /// When a device is asked for that isn't there.
+    pub(crate) fn for_engine(&self) -> Result<LoadOptions> {
+        match self.device {
+            Device::Auto | Device::Cpu => {}
+            Device::Cuda => bail!("this version computes on the processor only: leave --device out"),
+        }
+        Ok(LoadOptions {
+            quant: self.quant.map(Quant::for_engine),
+            context: self.context,
+            threads: self.threads,
+            mmproj: self.mmproj.clone(),
+            ..LoadOptions::default()
+        })
+    }
+}
+
+/// Loads a model, saying first what it is and whether it fits; `pictures` says whether it will be shown some.
 ///
 /// # Errors
-/// For a GPU: this version has none.
-pub(crate) fn check_device(device: Device) -> Result<()> {
-    match device {
-        Device::Auto | Device::Cpu => Ok(()),
-        Device::Cuda => bail!("this version computes on the processor only: leave --device out"),
+/// When it isn't here, doesn't fit, can't see what it will be shown, or its files are malformed.
+pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Result<Pipeline> {
+    let options = load.for_engine()?;
+    if model != DEMO {
+        // Loading takes minutes: what can be known before is said before.
+        let checkpoint = checkpoint(model, load.mmproj.as_deref())?;
+        let about = announcement(model, &checkpoint, load)?;
+        if pictures && checkpoint.config.vision.is_none() {
+            return Err(medgemma_gemma::Error::NoVision.into());
+        }
+        if !quiet {
+            say_note(&about);
+        }
     }
+    let bar = LoadBar::new(model, quiet);
+    let pipeline = Pipeline::load_with(model, &options, |progress| bar.set(progress.done, progress.total));
+    bar.finish();
+    Ok(pipeline?)
 }
 
 /// Opens a model's files without loading its weights.
@@ -41,7 +91,7 @@ pub(crate) fn checkpoint(model: &str, mmproj: Option<&Path>) -> Result<Checkpoin
     Ok(match locate(model)? {
         Located::Folder(folder) => Checkpoint::from_folder(&Folder::open(&folder)?)?,
         Located::Gguf { model, mmproj: beside } => Checkpoint::open_gguf(&model, mmproj.or(beside.as_deref()))?,
-        Located::Demo => bail!("`demo` is too small to measure: give a model, or --synthetic 4b-it"),
+        Located::Demo => bail!("`demo` is too small for that: give a model, or --synthetic 4b-it"),
     })
 }
 
@@ -64,6 +114,68 @@ pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load) -> 
     if weights > memory.total {
         bail!("{name} has {} of weights, this machine {} of memory{remedy}", bytes(weights), bytes(memory.total));
     }
-    let about = format!("{name} ({dtype:?}) takes about {}; {} are free", bytes(needed), bytes(memory.available));
+    let sees = match (&checkpoint.config.vision, &checkpoint.weights) {
+        (Some(_), _) => "",
+        (None, Weights::Gguf { .. }) => ", no mmproj beside it: it can't see",
+        (None, _) => ", text only",
+    };
+    let about = format!("{name} ({dtype:?}{sees}) takes about {}; {} are free", bytes(needed), bytes(memory.available));
     Ok(if needed > memory.available { format!("{about}, so that it may be very slow{remedy}.") } else { about + "." })
+}
+
+/// Answers a conversation, showing it in `view` as it is written. Ctrl-C ends it.
+///
+/// A pre-trained model can't chat: it continues the last turn's text.
+///
+/// # Errors
+/// When the conversation doesn't fit the model, or the answer can't be shown.
+pub(crate) fn answer<W: Write>(
+    pipeline: &mut Pipeline,
+    turns: &[Turn],
+    options: &Options,
+    view: &mut AnswerView<W>,
+) -> Result<Reply> {
+    let _polite = interrupt::guard();
+    let mut broken: Option<io::Error> = None;
+    let mut on = |event: Event| {
+        let shown = match event {
+            Event::Images { done, total } => {
+                view.images(done, total);
+                Ok(())
+            }
+            Event::Prompt { done, total } => {
+                view.prompt(done, total);
+                Ok(())
+            }
+            Event::Thought(text) => view.thought(&text),
+            Event::Answer(text) => view.answer(&text),
+        };
+        match shown {
+            Ok(()) if !interrupt::asked() => ControlFlow::Continue(()),
+            Ok(()) => ControlFlow::Break(()),
+            Err(error) => {
+                broken = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    };
+    let mut request = for_engine(turns);
+    let reply = if pipeline.can_chat() {
+        request.options = options.clone();
+        pipeline.chat_with(&request, &mut on)
+    } else {
+        pipeline.complete(&continued(&request.messages)?, &request.images, options, &mut on)
+    };
+    match broken {
+        Some(error) => Err(error).context("stdout"),
+        None => Ok(reply?),
+    }
+}
+
+/// The text that a pre-trained model continues.
+fn continued(messages: &[Message]) -> Result<String> {
+    match messages {
+        [only] if only.role == Role::User => Ok(only.text()),
+        _ => bail!("this model is a pre-trained one: it continues one text, without a role instruction or turns"),
+    }
 }

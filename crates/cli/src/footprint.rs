@@ -6,8 +6,8 @@ use medgemma_gemma::{Config, TextConfig, VisionConfig};
 /// Tokens of context that memory is stated for when none is asked for.
 pub(crate) const USUAL_CONTEXT: usize = 8192;
 
-/// What is computed in between, and the program itself.
-const WORK: u64 = 300_000_000;
+/// What is computed in between, and the program itself: with an image encoder, and without.
+const WORK: (u64, u64) = (300_000_000, 150_000_000);
 
 /// Weights of the decoder's matrices.
 pub(crate) fn decoder_weights(text: &TextConfig) -> u64 {
@@ -39,15 +39,18 @@ pub(crate) fn weights(config: &Config, dtype: DType) -> u64 {
     bytes_as(decoder_weights(&config.text), dtype) + bytes_as(encoder, DType::BF16)
 }
 
-/// Bytes of keys and values for `context` tokens, in f32: global layers keep all of them, the others their window.
-pub(crate) fn cache(text: &TextConfig, context: usize) -> u64 {
-    let token = 2 * text.kv_heads * text.head_dim * 4;
+/// Bytes of keys and values for `context` tokens: global layers keep all of them, the others their window. They are
+/// f32 beside weights in floats, bf16 beside quantized ones.
+fn cache(text: &TextConfig, context: usize, dtype: DType) -> u64 {
+    let element = if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) { 4 } else { 2 };
+    let token = 2 * text.kv_heads * text.head_dim * element;
     (token * (text.global_layers() * context + text.local_layers() * context.min(text.window))) as u64
 }
 
 /// Bytes to run a model in.
 pub(crate) fn memory(config: &Config, dtype: DType, context: usize) -> u64 {
-    weights(config, dtype) + cache(&config.text, context) + WORK
+    let work = if config.vision.is_some() { WORK.0 } else { WORK.1 };
+    weights(config, dtype) + cache(&config.text, context, dtype) + work
 }
 
 #[cfg(test)]
@@ -75,7 +78,9 @@ mod tests {
     #[test]
     fn the_cache_at_full_context_is_as_designed() {
         // 27B at 128K tokens: 10.9 GB in bf16, twice that in f32.
-        let bytes = cache(&Config::of_variant("27b-it").unwrap().text, 131_072) as f64 / 1e9;
-        assert!((bytes / (2.0 * 10.9) - 1.0).abs() < 0.06, "{bytes}");
+        for (dtype, gb) in [(DType::Q4_0, 10.9), (DType::BF16, 21.8)] {
+            let bytes = cache(&Config::of_variant("27b-it").unwrap().text, 131_072, dtype) as f64 / 1e9;
+            assert!((bytes / gb - 1.0).abs() < 0.06, "{dtype:?}: {bytes}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod catalog;
 mod commands;
+mod conversation;
 mod engine;
 mod footprint;
 mod hub;
@@ -31,9 +32,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
+        Command::Demo(args) => commands::demo::run(args, cli.quiet),
         Command::Models(args) => commands::models::run(args),
         Command::Pull(args) => commands::pull::run(args, cli.quiet),
         Command::Image(args) => commands::image::run(args, cli.quiet),
+        Command::Run(args) => commands::run::run(args, cli.quiet),
+        Command::Score(args) => commands::score::run(args, cli.quiet),
         Command::Bench(args) => commands::bench::run(args, cli.quiet),
         Command::Doctor(args) => commands::doctor::run(args, cli.quiet),
         Command::Completions { shell } => {

@@ -3,37 +3,14 @@
 #[allow(dead_code)] // shared with the tests of the downloader
 #[path = "support/hub.rs"]
 mod hub;
+#[allow(dead_code)] // shared with other tests
+#[path = "support/program.rs"]
+mod program;
 
 use hub::{COMMIT, Hub, Reply, listing};
+use program::{json, medgemma, run, stderr, stdout, testdata};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-/// The program with an empty home, so that nothing of the user's is read or written.
-fn medgemma(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_medgemma"));
-    for name in ["HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"] {
-        command.env_remove(name);
-    }
-    command.env("HOME", home).stdin(Stdio::null());
-    command
-}
-
-fn run(home: &Path, args: &[&str]) -> Output {
-    medgemma(home).args(args).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn json(output: &Output) -> serde_json::Value {
-    assert!(output.status.success(), "{}", stderr(output));
-    serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else")
-}
+use std::process::Stdio;
 
 /// A hub with one tiny model.
 fn tiny() -> Hub {
@@ -124,7 +101,7 @@ fn a_reader_that_has_enough_is_no_error() {
 #[test]
 fn bench_measures_a_folder() {
     let home = tempfile::tempdir().unwrap();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny-mm16");
+    let model = testdata("tiny-mm16");
     let args =
         ["bench", model.to_str().unwrap(), "--prompt", "5", "--generate", "3", "--runs", "2", "--image", "--json"];
     let report = json(&run(home.path(), &args));

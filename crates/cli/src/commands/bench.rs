@@ -9,7 +9,7 @@ use crate::terminal::{LoadBar, Table, bytes, say_note, width};
 use anyhow::{Context, Result, bail};
 use medgemma_engine::{Checkpoint, Generation, Progress, Runner, RunnerConfig, Sequence, generate};
 use medgemma_gemma::sampler::Sampling;
-use medgemma_kernels::{Backend, CacheType, CpuBackend};
+use medgemma_kernels::{Backend, CacheType, CpuBackend, WeightFormat};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -62,15 +62,19 @@ impl Spread {
 
 pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
     let _polite = interrupt::guard();
-    engine::check_device(args.load.device)?;
+    let options = args.load.for_engine()?;
     let (name, checkpoint) = open(args)?;
     if !quiet {
         say_note(&engine::announcement(&name, &checkpoint, &args.load)?);
     }
     let begun = Instant::now();
     let bar = LoadBar::new(&name, quiet);
-    let format = engine::weight_format(args.load.quant.filter(|_| args.synthetic.is_none()));
-    let model = checkpoint.load_cpu(format, args.load.threads, |progress| bar.set(progress.done, progress.total))?;
+    // Synthetic weights were made as small as was asked for.
+    let format = match args.synthetic {
+        Some(_) => WeightFormat::Stored,
+        None => args.load.weight_format(),
+    };
+    let model = checkpoint.load_cpu(format, options.threads, |progress| bar.set(progress.done, progress.total))?;
     bar.finish();
     let load_seconds = begun.elapsed().as_secs_f64();
     let context = args.load.context.unwrap_or(args.prompt + args.generate + 1);

@@ -1,10 +1,13 @@
 //! One module a command.
 
 pub(crate) mod bench;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod models;
 pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod score;
 
 use anyhow::Result;
 use serde::Serialize;

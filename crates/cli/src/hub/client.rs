@@ -47,6 +47,9 @@ impl Client {
         if !matches!(uri.scheme_str(), Some("https" | "http")) || uri.host().is_none() {
             bail!("--endpoint {endpoint:?} is not a URL; give https://HOST");
         }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            bail!("--endpoint holds a name or password: it would end up in messages; use --token");
+        }
         if token.is_some() && uri.scheme_str() == Some("http") && !is_loopback(&uri) {
             bail!("the token would travel unencrypted to {endpoint}: use https, or leave it out with --token \"\"");
         }
@@ -259,6 +262,7 @@ mod tests {
         assert!(Client::new("http://hub.example", None).is_ok());
         assert!(Client::new("http://127.0.0.1:1", Some("t".into())).is_ok());
         assert!(Client::new("http://[::1]:1", Some("t".into())).is_ok());
+        assert!(Client::new("https://user:secret@hub.example", None).is_err_and(|e| !e.to_string().contains("secret")));
         assert!(Client::new("ftp://hub.example", None).is_err());
         assert!(Client::new("huggingface.co", None).is_err());
     }

@@ -1,11 +1,17 @@
 //! What a person sees.
 
+mod answer;
+mod editor;
 mod load;
+mod markdown;
 mod picture;
 mod progress;
 mod table;
 
+pub(crate) use answer::{AnswerView, Look};
+pub(crate) use editor::{Input, LineEditor};
 pub(crate) use load::LoadBar;
+pub(crate) use markdown::Markdown;
 pub(crate) use picture::show as show_picture;
 pub(crate) use progress::Download;
 pub(crate) use table::Table;
@@ -42,6 +48,18 @@ pub(crate) fn bytes(count: u64) -> String {
         "B" => format!("{count} B"),
         _ if value < 99.95 => format!("{value:.1} {unit}"),
         _ => format!("{value:.0} {unit}"),
+    }
+}
+
+/// A character as it may reach a terminal: none of those that would move its cursor, change its colours or turn the
+/// direction of the text around. What a model writes, or a file holds, is not ours.
+pub(crate) fn shown(c: char) -> Option<char> {
+    match c {
+        '\n' => Some('\n'),
+        '\t' => Some(' '),
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => None,
+        c if c.is_control() => None,
+        c => Some(c),
     }
 }
 

@@ -1,0 +1,96 @@
+//! A chat on the terminal.
+
+use super::command::{Command, HELP};
+use super::session::{Session, Settings};
+use super::{ask, look, tell};
+use crate::args;
+use crate::conversation::{Picture, attach};
+use crate::engine;
+use crate::terminal::{self, AnswerView, Input, LineEditor, say_note, show_picture};
+use anyhow::Result;
+use medgemma_engine::{Finish, Pipeline};
+
+/// Said once, at the beginning.
+const SAFETY: &str = "Not a medical device: a clinician reviews every answer before it counts.";
+
+/// Talks until the user ends it.
+///
+/// # Errors
+/// When the terminal fails; what goes wrong with one question is said, and the chat goes on.
+pub(crate) fn chat(pipeline: &mut Pipeline, args: &args::Run, settings: Settings, quiet: bool) -> Result<()> {
+    let mut session = Session::new(settings, args.system.clone(), args.pad);
+    let mut editor = LineEditor::new(HELP.iter().map(|(name, _, _)| *name).collect(), args.history.as_deref())?;
+    if !quiet {
+        say_note(SAFETY);
+        say_note(match (pipeline.can_chat(), pipeline.can_see()) {
+            (false, _) => "This model is a pre-trained one: it continues what you type. /help lists the commands.",
+            (true, true) => "Ask, or drop a picture here. /help lists the commands, /bye ends.",
+            (true, false) => "Ask; this model can't see pictures. /help lists the commands, /bye ends.",
+        });
+    }
+    for picture in ask::pictures(args)? {
+        add(pipeline, &mut session, picture)?;
+    }
+    loop {
+        println!();
+        let line = match editor.read()? {
+            Input::Line(line) => line,
+            Input::Cancelled => {
+                say_note("/bye or Ctrl-D ends the chat.");
+                continue;
+            }
+            Input::End => return Ok(()),
+        };
+        match Command::parse(&line) {
+            Some(Ok(Command::Bye)) => return Ok(()),
+            Some(Ok(command)) => match session.apply(command, terminal::width()) {
+                Ok(lines) => lines.iter().for_each(|line| println!("{line}")),
+                Err(error) => terminal::say_error(&crate::one_line(&error)),
+            },
+            Some(Err(problem)) => terminal::say_error(&problem),
+            None => {
+                if let Err(error) = question(pipeline, &mut session, &line, args, quiet) {
+                    if crate::is_broken_pipe(&error) {
+                        return Err(error);
+                    }
+                    terminal::say_error(&crate::one_line(&error));
+                }
+            }
+        }
+    }
+}
+
+/// Asks, and remembers the answer.
+fn question(pipeline: &mut Pipeline, session: &mut Session, line: &str, args: &args::Run, quiet: bool) -> Result<()> {
+    let typed = attach(line, |path| path.is_file());
+    for path in &typed.pictures {
+        add(pipeline, session, Picture::read(path)?)?;
+    }
+    if typed.text.is_empty() {
+        return Ok(());
+    }
+    let mut view = AnswerView::new(std::io::stdout().lock(), look(args.plain), quiet);
+    let turns = session.with_question(&typed.text);
+    let reply = engine::answer(pipeline, &turns, &session.settings.for_engine(), &mut view)?;
+    view.finish()?;
+    tell(&reply, "/set max_tokens", args.verbose, quiet);
+    if !pipeline.can_chat() {
+        return Ok(());
+    }
+    // An answer that was stopped still was said; without a word of it the question may be asked again.
+    if reply.finish != Finish::Cancelled || !reply.answer.is_empty() {
+        session.answered(&typed.text, &reply.answer);
+    }
+    Ok(())
+}
+
+/// Attaches a picture and shows it.
+fn add(pipeline: &Pipeline, session: &mut Session, picture: Picture) -> Result<()> {
+    if !pipeline.can_see() {
+        return Err(medgemma_gemma::Error::NoVision.into());
+    }
+    show_picture(&picture.image);
+    say_note(&picture.about());
+    session.attach(picture);
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! `run`, `score` and `demo` on tiny random checkpoints: the words mean nothing, the way to them is the real one.
+
+#[allow(dead_code)] // shared with other tests
+#[path = "support/program.rs"]
+mod program;
+
+use program::{json, medgemma, run, run_with, stderr, stdout, testdata};
+use serde_json::{Value, json};
+use std::process::{Output, Stdio};
+
+struct Program {
+    home: tempfile::TempDir,
+    model: String,
+}
+
+impl Program {
+    fn new(model: &str) -> Self {
+        let model = if model == "demo" { model.into() } else { testdata(model).to_str().unwrap().to_owned() };
+        Self { home: tempfile::tempdir().unwrap(), model }
+    }
+
+    /// `run MODEL …` with a budget of eight tokens.
+    fn run(&self, args: &[&str]) -> Output {
+        run(self.home.path(), &[&["run", &self.model, "--max-tokens", "8"], args].concat())
+    }
+
+    fn run_with(&self, args: &[&str], stdin: &str) -> Output {
+        run_with(self.home.path(), &[&["run", &self.model, "--max-tokens", "8"], args].concat(), stdin)
+    }
+
+    fn file(&self, name: &str, contents: &str) -> String {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+fn picture() -> String {
+    let images = std::fs::read_dir(testdata("images")).unwrap();
+    let mut pictures: Vec<String> = images.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect();
+    pictures.sort();
+    pictures.into_iter().find(|name| name.ends_with(".png")).expect("the test data has pictures")
+}
+
+#[test]
+fn json_is_a_chat_completion() {
+    let program = Program::new("tiny-mm16");
+    let output = program.run(&["What is it?", "--json", "--logprobs", "2"]);
+    let completion = json(&output);
+    let choice = &completion["choices"][0];
+    assert_eq!(completion["object"], "chat.completion");
+    assert_eq!(completion["model"], program.model.as_str());
+    assert_eq!((&choice["message"]["role"], &choice["finish_reason"]), (&json!("assistant"), &json!("length")));
+    let usage = &completion["usage"];
+    assert_eq!(usage["completion_tokens"], 8);
+    assert_eq!(usage["total_tokens"], usage["prompt_tokens"].as_u64().unwrap() + 8);
+    let tokens = choice["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), 8);
+    let bytes = |token: &Value| token["bytes"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap() as u8).collect();
+    let text: Vec<Vec<u8>> = tokens.iter().map(bytes).collect();
+    assert_eq!(String::from_utf8_lossy(&text.concat()), choice["message"]["content"].as_str().unwrap());
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        // Greedy: the chosen token is the most likely one.
+        assert_eq!((top.len(), &top[0]["token"]), (2, &token["token"]));
+        assert!(top[0]["logprob"].as_f64() >= top[1]["logprob"].as_f64() && token["logprob"].as_f64() < Some(0.0));
+    }
+    assert!(json(&program.run(&["What is it?", "--json"]))["choices"][0]["logprobs"].is_null());
+}
+
+#[test]
+fn the_answer_alone_is_on_stdout() {
+    let program = Program::new("tiny-text");
+    let output = program.run(&["What is it?"]);
+    let answer = json(&program.run(&["What is it?", "--json"]))["choices"][0]["message"]["content"].clone();
+    assert_eq!(stdout(&output).trim_end_matches('\n'), answer.as_str().unwrap().trim_end_matches('\n'));
+    let notes = stderr(&output);
+    assert!(notes.contains("takes about") && notes.contains("Cut off after 8 tokens"), "{notes}");
+    let verbose = stderr(&program.run(&["What is it?", "-v"]));
+    assert!(verbose.contains("Prompt: ") && verbose.contains("Answer: 8 tokens"), "{verbose}");
+    assert_eq!(stderr(&program.run(&["What is it?", "-q"])), "");
+}
+
+#[test]
+fn stdin_is_the_question_or_follows_it() {
+    let program = Program::new("tiny-text");
+    let whole = stdout(&program.run(&["Summarise:\n\na note"]));
+    assert_eq!(stdout(&program.run_with(&["Summarise:"], "a note\n")), whole);
+    assert_eq!(stdout(&program.run_with(&["-"], "Summarise:\n\na note")), whole);
+    assert_eq!(stdout(&program.run_with(&[], "Summarise:\n\na note")), whole);
+    for (args, stdin) in [(&[][..], ""), (&["-"], " \n"), (&[""], "")] {
+        let output = program.run_with(args, stdin);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("nothing is asked"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn messages_and_arguments_ask_the_same() {
+    let program = Program::new("tiny-mm16");
+    let picture = picture();
+    let args = ["What is it?", "--image", &picture, "--system", "You are a radiologist.", "--json"];
+    let asked = json(&program.run(&args));
+    let content =
+        json!([{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "What is it?"}]);
+    let messages =
+        json!([{"role": "system", "content": "You are a radiologist."}, {"role": "user", "content": content}]);
+    let file = program.file("messages.json", &messages.to_string());
+    let read = json(&program.run(&["--messages", &file, "--json"]));
+    assert_eq!(read["choices"], asked["choices"]);
+    assert_eq!(read["usage"], asked["usage"]);
+    let blind = json(&program.run(&["What is it?", "--system", "You are a radiologist.", "--json"]));
+    let tokens = |completion: &Value| completion["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert!(tokens(&asked) > tokens(&blind) + 16, "the picture is in the prompt");
+}
+
+#[test]
+fn pictures_are_never_fetched() {
+    let program = Program::new("tiny-mm16");
+    let content = json!([{"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x.png"}}]);
+    let file = program.file("messages.json", &json!([{"role": "user", "content": content}]).to_string());
+    let output = program.run(&["--messages", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("not fetched"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_model_that_cannot_see_says_so_before_it_is_loaded() {
+    let program = Program::new("tiny-text");
+    let output = program.run(&["What is it?", "--image", &picture()]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()));
+    assert!(stderr(&output).contains("can't see") && !stderr(&output).contains("takes about"), "{}", stderr(&output));
+    let output = program.run(&["What is it?", "--image", "absent.png"]);
+    assert!(stderr(&output).contains("absent.png"), "{}", stderr(&output));
+}
+
+#[test]
+fn seeds_repeat_and_differ() {
+    let program = Program::new("tiny-text");
+    let drawn =
+        |seed: &str| stdout(&program.run(&["What is it?", "--temperature", "5", "--top-k", "0", "--seed", seed]));
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+}
+
+#[test]
+fn the_answer_ends_before_a_stop_text() {
+    let program = Program::new("tiny-text");
+    let whole = json(&program.run(&["What is it?", "--json"]))["choices"][0]["message"]["content"].clone();
+    let whole = whole.as_str().unwrap();
+    let stop: String = whole.chars().skip(2).take(3).collect();
+    let cut = json(&program.run(&["What is it?", "--json", "--stop", &stop]));
+    assert_eq!(cut["choices"][0]["message"]["content"], whole[..whole.find(&stop).unwrap()]);
+    assert_eq!(cut["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let program = Program::new("tiny-text");
+    for args in [&["x", "--logprobs", "2"][..], &["x", "--logprobs", "21", "--json"], &["x", "--messages", "y.json"]] {
+        assert_eq!(program.run(args).status.code(), Some(2), "{args:?}");
+    }
+    for (args, word) in [
+        (&["x", "--temperature", "nan"][..], "temperature"),
+        (&["x", "--top-p", "0"], "top_p"),
+        (&["x", "--max-tokens", "0"], "max_tokens"),
+        (&["x", "--device", "cuda"], "processor only"),
+        (&["x", "--context", "4"], "context"),
+    ] {
+        let output = run(program.home.path(), &[&["run", &program.model], args].concat());
+        assert_eq!((output.status.code(), stderr(&output).contains(word)), (Some(1), true), "{args:?}");
+    }
+}
+
+#[test]
+fn the_demo_needs_nothing_and_says_what_it_is() {
+    let program = Program::new("demo");
+    let output = run(program.home.path(), &["demo"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("mean nothing") && stdout(&output).contains("medgemma pull"));
+    assert_eq!(std::fs::read_dir(program.home.path()).unwrap().count(), 0);
+    let output = run(program.home.path(), &["demo", "Hello?", "-q"]);
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn score_sums_what_it_lists() {
+    let program = Program::new("tiny-text");
+    let file = program.file("text.txt", "The heart is normal in size.");
+    let report = json(&run(program.home.path(), &["score", &program.model, &file, "--json"]));
+    let scores: Vec<f64> =
+        report["tokens"].as_array().unwrap().iter().filter_map(|token| token["logprob"].as_f64()).collect();
+    assert_eq!(report["scored_tokens"], scores.len());
+    assert!((report["logprob"].as_f64().unwrap() - scores.iter().sum::<f64>()).abs() < 1e-4);
+    let line =
+        stdout(&run_with(program.home.path(), &["score", &program.model, "-", "-q"], "The heart is normal in size."));
+    assert!(line.contains(&format!("perplexity {:.4}", report["perplexity"].as_f64().unwrap())), "{line}");
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_the_answer() {
+    let program = Program::new("tiny-text");
+    let mut command = medgemma(program.home.path());
+    command.args(["run", &program.model, "What is it?", "-q"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+}
