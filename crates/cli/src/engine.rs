@@ -119,6 +119,8 @@ pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load) -> 
         (None, Weights::Gguf { .. }) => ", no mmproj beside it: it can't see",
         (None, _) => ", text only",
     };
+    // A path's last part says enough; a hub id is said whole.
+    let name = if Path::new(name).exists() { name.rsplit(['/', '\\']).next().unwrap_or(name) } else { name };
     let about = format!("{name} ({dtype:?}{sees}) takes about {}; {} are free", bytes(needed), bytes(memory.available));
     Ok(if needed > memory.available { format!("{about}, so that it may be very slow{remedy}.") } else { about + "." })
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &args::Demo, quiet: bool) -> Result<()> {
 }
 
 /// A bright disc on black, with a small dark spot in it.
-fn disc() -> RgbImage {
+pub(crate) fn disc() -> RgbImage {
     const SIDE: usize = 96;
     let value = |x: usize, y: usize| {
         let from = |cx: f32, cy: f32| (x as f32 - cx).hypot(y as f32 - cy);

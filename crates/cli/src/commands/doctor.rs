@@ -1,5 +1,7 @@
 //! `medgemma doctor`: what this machine has, what is set up, and what to change.
 
+mod selftest;
+
 use super::{print_json, print_lines};
 use crate::args;
 use crate::args::Quant;
@@ -7,7 +9,7 @@ use crate::catalog::{PRECISIONS, Variant, usable};
 use crate::hub;
 use crate::machine::{self, Memory};
 use crate::terminal::{Table, bytes, width, wrap};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use medgemma_gemma::locate::Cache;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,16 @@ struct Report {
     /// Where the token was found; never the token.
     token: Option<String>,
     offline: bool,
+    self_test: SelfTest,
     advice: Vec<String>,
+}
+
+/// Whether the model inside the program computes what it should.
+#[derive(Serialize)]
+struct SelfTest {
+    passed: bool,
+    /// What computed it, or what went wrong.
+    detail: String,
 }
 
 /// NVIDIA's driver, found without loading it.
@@ -63,10 +74,22 @@ pub(crate) fn run(args: &args::Doctor, quiet: bool) -> Result<()> {
         cache: cache(&Cache::from_env()),
         token: hub::find_token(None, |name| std::env::var_os(name)).map(|(_, source)| source.to_string()),
         offline: hub::offline(),
+        self_test: match selftest::run() {
+            Ok(device) => SelfTest { passed: true, detail: device },
+            Err(error) => SelfTest { passed: false, detail: format!("{error:#}") },
+        },
         advice: Vec::new(),
     };
     report.advice = advice(&report);
-    if args.json { print_json(&report) } else { print_lines(lines(&report, width())) }
+    if args.json {
+        print_json(&report)?
+    } else {
+        print_lines(lines(&report, width()))?
+    }
+    match report.self_test.passed {
+        true => Ok(()),
+        false => bail!("the self-test failed: {}", report.self_test.detail),
+    }
 }
 
 /// Bytes a second that `threads` read from memory together, the best of three short tries.
@@ -220,6 +243,8 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
         "Network",
         if report.offline { "forbidden by HF_HUB_OFFLINE".into() } else { "only for `pull`".into() },
     ));
+    let verdict = if report.self_test.passed { "passed" } else { "FAILED" };
+    rows.push(("Self-test", format!("{verdict}: {}", report.self_test.detail)));
     let mut table = Table::new(&[]);
     for (name, text) in rows {
         table.row([name.to_owned(), text]);
