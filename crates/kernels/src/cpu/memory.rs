@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::Error;
+use memmap2::MmapMut;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,6 +11,8 @@ use std::ptr::NonNull;
 
 /// Bytes of a cache line, and of the widest vector.
 const ALIGN: usize = 64;
+/// Bytes of a large page on most systems that have them.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Element types for which all-zero bytes are a value and which need no drop.
 ///
@@ -34,6 +37,8 @@ unsafe impl Plain for u8 {}
 pub(crate) struct Buffer<T: Plain> {
     ptr: NonNull<T>,
     len: usize,
+    /// The memory, where it is a mapping of its own.
+    map: Option<MmapMut>,
 }
 
 // SAFETY: the buffer owns its memory, and T is plain data.
@@ -44,7 +49,7 @@ unsafe impl<T: Plain> Sync for Buffer<T> {}
 impl<T: Plain> Buffer<T> {
     /// A buffer of nothing.
     pub(crate) const fn empty() -> Self {
-        Self { ptr: NonNull::dangling(), len: 0 }
+        Self { ptr: NonNull::dangling(), len: 0, map: None }
     }
 
     /// Allocates `len` zeroed elements; an error when the size overflows or the system has no such memory.
@@ -56,7 +61,22 @@ impl<T: Plain> Buffer<T> {
         // SAFETY: the layout's size isn't zero, since len isn't and no Plain type is empty.
         let ptr = unsafe { alloc_zeroed(layout) };
         let ptr = NonNull::new(ptr.cast::<T>()).ok_or(Error::OutOfMemory { bytes: layout.size() })?;
-        Ok(Self { ptr, len })
+        Ok(Self { ptr, len, map: None })
+    }
+
+    /// As [`Buffer::zeroed`], in large pages where the system has them, for memory that will be read as a whole: a page
+    /// is looked up once for 2 MiB then.
+    pub(crate) fn in_large_pages(len: usize) -> Result<Self, Error> {
+        let bytes = Self::layout(len).ok_or(Error::TooLarge)?.size();
+        if bytes < LARGE_PAGE {
+            return Self::zeroed(len);
+        }
+        let mut map = MmapMut::map_anon(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
+        // Advice that isn't taken costs speed only.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let ptr = NonNull::new(map.as_mut_ptr().cast::<T>()).ok_or(Error::OutOfMemory { bytes })?;
+        Ok(Self { ptr, len, map: Some(map) })
     }
 
     /// Replaces the buffer by a larger one when it holds fewer than `len` elements. Contents are lost then.
@@ -74,7 +94,7 @@ impl<T: Plain> Buffer<T> {
 
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.len != 0 {
+        if self.len != 0 && self.map.is_none() {
             let layout = Self::layout(self.len).expect("the same layout was made when the buffer was allocated");
             // SAFETY: allocated in `zeroed` with this layout, and not freed since.
             unsafe { dealloc(self.ptr.as_ptr().cast(), layout) };
@@ -147,9 +167,15 @@ mod tests {
 
     #[test]
     fn buffers_are_zeroed_aligned_and_refuse_the_impossible() {
-        let buffer = Buffer::<f32>::zeroed(1000).unwrap();
-        assert!(buffer.iter().all(|v| v.to_bits() == 0));
-        assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
+        for len in [1000, LARGE_PAGE] {
+            let mut large = Buffer::<f32>::in_large_pages(len).unwrap();
+            large[len - 1] += 1.0;
+            for buffer in [Buffer::<f32>::zeroed(len).unwrap(), large] {
+                assert!(buffer[..len - 1].iter().all(|v| v.to_bits() == 0) && buffer.len() == len);
+                assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
+            }
+        }
+        assert!(matches!(Buffer::<u8>::in_large_pages(1 << 62), Err(Error::OutOfMemory { .. })));
         assert!(Buffer::<u16>::zeroed(0).unwrap().is_empty());
         assert!(matches!(Buffer::<f32>::zeroed(usize::MAX), Err(Error::TooLarge)));
         assert!(matches!(Buffer::<u8>::zeroed(1 << 62), Err(Error::OutOfMemory { .. })));

@@ -190,7 +190,7 @@ fn pack_segment(pool: &Pool, parts: &[Part<'_>], first: usize, rows: usize, k: u
     let layout = parts[0].layout;
     let panel_bytes = layout.panel_bytes(k)?;
     let panels = rows.div_ceil(LANES);
-    let mut data = Buffer::zeroed(panels.checked_mul(panel_bytes).ok_or(Error::TooLarge)?)?;
+    let mut data = Buffer::in_large_pages(panels.checked_mul(panel_bytes).ok_or(Error::TooLarge)?)?;
     let failed = Mutex::new(None);
     let out = Parts::new(&mut data);
     pool.run(panels, &|panel, _| {
