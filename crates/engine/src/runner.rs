@@ -179,7 +179,7 @@ impl<B: Backend> Runner<B> {
         let vocab = self.model.config().text.vocab;
         for (step, local) in [(&mut self.global, false), (&mut self.local, true)] {
             step.positions.clear();
-            step.visible.clear();
+            step.ends.clear();
             step.sequences.resize_with(work.len(), Rows::default);
             for (part, rows) in work.iter().zip(&mut step.sequences) {
                 let s = &*part.sequence;
@@ -189,7 +189,7 @@ impl<B: Backend> Runner<B> {
                 rows.table.extend_from_slice(if local { s.local.as_slice() } else { s.global.as_slice() });
                 for position in s.computed..s.computed + part.tokens {
                     step.positions.push(position as u32);
-                    step.visible.push(s.visible(position));
+                    step.ends.push(s.visible_end(position));
                 }
             }
         }

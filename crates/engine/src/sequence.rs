@@ -71,11 +71,10 @@ impl<B: Backend> Sequence<B> {
         end - start
     }
 
-    /// How far a row at `position` sees: to the end of its image, or to itself. An image longer than the window is
-    /// still cut by it at the front, on local layers, as the reference does.
-    pub(crate) fn visible(&self, position: usize) -> (u32, u32) {
+    /// The position behind the last key that a row at `position` sees: its image's end, or behind itself.
+    pub(crate) fn visible_end(&self, position: usize) -> u32 {
         let span = self.images.iter().map(|i| &i.positions).find(|span| span.contains(&position));
-        (position as u32, span.map_or(position + 1, |s| s.end) as u32)
+        span.map_or(position + 1, |s| s.end) as u32
     }
 
     /// Tokens at the beginning that another prompt shares, images compared by digest.

@@ -27,9 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let cache = backend.cache(CacheSpec { layers: 1, blocks, kv_heads, head_dim, dtype })?;
             let first = (keys - rows) as u32;
             let positions: Vec<u32> = (first..keys as u32).collect();
-            let visible = positions.iter().map(|&p| if image { (0, keys as u32) } else { (p, p + 1) }).collect();
+            let ends = positions.iter().map(|&p| if image { keys as u32 } else { p + 1 }).collect();
             let table = (0..blocks as u32).collect();
-            let step = Step { positions, visible, sequences: vec![Rows { rows: 0..rows, table }] };
+            let step = Step { positions, ends, sequences: vec![Rows { rows: 0..rows, table }] };
             let mut q = backend.matrix(rows, heads * head_dim)?;
             backend.upload(&vec![0.5; rows * heads * head_dim], &mut q);
             let mut out = backend.matrix(rows, heads * head_dim)?;

@@ -74,16 +74,15 @@ pub struct Rows {
 
 /// One forward pass over rows of one or several sequences, as one cache pool sees it.
 ///
-/// Row `r` sees the keys `lo..hi` of its own sequence, where `hi = visible[r].1` and
-/// `lo = min(visible[r].0, position + 1 - window)` with a window (0 at least), or 0 without one. For ordinary text
-/// `visible[r] = (position, position + 1)`; inside an image span it is the span, so that its tokens see each other
-/// in both directions on every layer.
+/// Row `r` sees the keys `lo..ends[r]` of its own sequence, where `lo = position + 1 - window` with a window (0 at
+/// least), or 0 without one. For ordinary text `ends[r] = position + 1`; inside an image it is the image's end, so
+/// that its tokens see each other in both directions on every layer, as far as the window reaches back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// Position of each row in its sequence.
     pub positions: Vec<u32>,
-    /// The row's own span, in positions of its sequence.
-    pub visible: Vec<(u32, u32)>,
+    /// The position behind the last key that each row sees.
+    pub ends: Vec<u32>,
     /// Rows of each sequence, in order and without gaps.
     pub sequences: Vec<Rows>,
 }

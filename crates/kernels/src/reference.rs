@@ -95,13 +95,10 @@ pub fn rotate(head: &mut [f32], table: &[f32]) {
     }
 }
 
-/// The keys `lo..hi` that the token at `position` with the given own span sees.
-pub fn visible(position: u32, span: (u32, u32), window: Option<usize>) -> (usize, usize) {
-    let lo = match window {
-        None => 0,
-        Some(window) => (span.0 as usize).min((position as usize + 1).saturating_sub(window)),
-    };
-    (lo, span.1 as usize)
+/// The keys `lo..end` that the token at `position` sees.
+pub fn visible(position: u32, end: u32, window: Option<usize>) -> (usize, usize) {
+    let lo = window.map_or(0, |window| (position as usize + 1).saturating_sub(window));
+    (lo, end as usize)
 }
 
 /// Softmax attention of the queries of one sequence.
@@ -216,13 +213,13 @@ mod tests {
 
     #[test]
     fn visibility_of_text_windows_and_spans() {
-        assert_eq!(visible(9, (9, 10), None), (0, 10));
+        assert_eq!(visible(9, 10, None), (0, 10));
         // Key k is seen by query q when k > q - window.
-        assert_eq!(visible(9, (9, 10), Some(4)), (6, 10));
-        assert_eq!(visible(2, (2, 3), Some(4)), (0, 3));
-        // An image span 5..9 is seen whole by its token 8, although the window begins later.
-        assert_eq!(visible(8, (5, 9), Some(2)), (5, 9));
-        assert_eq!(visible(5, (5, 9), Some(4)), (2, 9));
+        assert_eq!(visible(9, 10, Some(4)), (6, 10));
+        assert_eq!(visible(2, 3, Some(4)), (0, 3));
+        // An image at 5..9: its first token sees to its end; its last one no further back than the window.
+        assert_eq!(visible(5, 9, Some(4)), (2, 9));
+        assert_eq!(visible(8, 9, Some(2)), (7, 9));
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn operations_allocate_nothing() {
     let mut cache = backend.cache(spec).unwrap();
     let steps = [1, ROWS].map(|rows| Step {
         positions: (0..rows as u32).collect(),
-        visible: (0..rows as u32).map(|p| (p, p + 1)).collect(),
+        ends: (1..=rows as u32).collect(),
         sequences: vec![Rows { rows: 0..rows, table: (0..rows.div_ceil(BLOCK) as u32).collect() }],
     });
     let ids: Vec<u32> = (0..ROWS as u32).collect();

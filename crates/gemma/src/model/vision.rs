@@ -199,7 +199,7 @@ impl<B: Backend> VisionWorkspace<B> {
             cache: b.cache(spec).map_err(backend)?,
             step: Step {
                 positions: (0..count).collect(),
-                visible: vec![(0, count); patches],
+                ends: vec![count; patches],
                 sequences: vec![Rows { rows: 0..patches, table: (0..blocks as u32).collect() }],
             },
         })

@@ -203,7 +203,7 @@ impl Backend for CpuBackend {
         let spec = cache.spec();
         assert_eq!((q.cols(), out.cols()), (heads * spec.head_dim, heads * spec.head_dim), "attention: shapes differ");
         assert!(heads.is_multiple_of(spec.kv_heads), "attention: {heads} heads over {}", spec.kv_heads);
-        assert_eq!((step.positions.len(), step.visible.len()), (q.rows(), q.rows()), "attention: rows differ");
+        assert_eq!((step.positions.len(), step.ends.len()), (q.rows(), q.rows()), "attention: rows differ");
         out.set_rows(q.rows());
         let queries = attention::Queries { q: q.as_slice(), heads, layer, step, window, scale };
         let scratch = &mut *lock(&self.heads);

@@ -89,7 +89,7 @@ fn images_attend_within_themselves() {
     let mut cache = backend.cache(spec).unwrap();
     let step = Step {
         positions: (0..patches as u32).chain(0..patches as u32).collect(),
-        visible: vec![(0, patches as u32); 2 * patches],
+        ends: vec![patches as u32; 2 * patches],
         sequences: vec![
             Rows { rows: 0..patches, table: vec![0, 3] },
             Rows { rows: patches..2 * patches, table: vec![2, 1] },

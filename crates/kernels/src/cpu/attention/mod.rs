@@ -59,12 +59,8 @@ impl Scratch {
 
 /// Keys that row `row` of the step sees.
 fn visible(step: &Step, row: usize, window: Option<usize>) -> Range<usize> {
-    let (start, end) = step.visible[row];
-    let lo = match window {
-        None => 0,
-        Some(window) => (start as usize).min((step.positions[row] as usize + 1).saturating_sub(window)),
-    };
-    lo..end as usize
+    let lo = window.map_or(0, |window| (step.positions[row] as usize + 1).saturating_sub(window));
+    lo..step.ends[row] as usize
 }
 
 /// Attention of every query of the step.

@@ -28,9 +28,9 @@ impl Case {
         self.kv_heads * self.shared
     }
 
-    fn span(&self, position: usize) -> (u32, u32) {
-        let span = if self.span.contains(&position) { self.span.clone() } else { position..position + 1 };
-        (span.start as u32, span.end as u32)
+    fn end(&self, position: usize) -> u32 {
+        let end = if self.span.contains(&position) { self.span.end } else { position + 1 };
+        end as u32
     }
 
     /// Ends of chunks, none inside the span.
@@ -88,7 +88,7 @@ fn step(backend: &CpuBackend, case: &Case, cache: &mut CpuCache, parts: &[(usize
         let first = step.positions.len();
         qkv.extend_from_slice(&sequence(case, *s)[range.start * width..range.end * width]);
         step.positions.extend(range.clone().map(|p| p as u32));
-        step.visible.extend(range.clone().map(|p| case.span(p)));
+        step.ends.extend(range.clone().map(|p| case.end(p)));
         step.sequences.push(Rows { rows: first..first + range.len(), table: case.table(*s) });
     }
     let rows = step.positions.len();
@@ -135,7 +135,7 @@ fn twin(case: &Case, s: usize) -> Vec<f32> {
     if case.dtype == CacheType::BF16 {
         (k, v) = (reference::round_bf16(&k), reference::round_bf16(&v));
     }
-    let seen: Vec<_> = (0..case.len).map(|p| reference::visible(p as u32, case.span(p), case.window)).collect();
+    let seen: Vec<_> = (0..case.len).map(|p| reference::visible(p as u32, case.end(p), case.window)).collect();
     reference::attention(&q, heads, &k, &v, kv_heads, dim, &seen, 0.5)
 }
 
@@ -206,8 +206,7 @@ fn blocks_before_the_window_are_never_read() {
         let mut table = case.table(0);
         // The last token sees keys 110..150: blocks 3 and 4.
         table[..3].fill(u32::MAX);
-        let last =
-            Step { positions: vec![149], visible: vec![(149, 150)], sequences: vec![Rows { rows: 0..1, table }] };
+        let last = Step { positions: vec![149], ends: vec![150], sequences: vec![Rows { rows: 0..1, table }] };
         let qkv = matrix(&backend, &sequence(&case, 0)[149 * width..], width);
         let ones = backend.vector(&[1.0; 16]).unwrap();
         let mut rope = backend.matrix(1, 16).unwrap();
@@ -237,7 +236,7 @@ fn extreme_scores_stay_finite() {
     let qkv: Vec<f32> = (0..len).flat_map(row).collect();
     let step = Step {
         positions: (0..len as u32).collect(),
-        visible: (0..len as u32).map(|p| (p, p + 1)).collect(),
+        ends: (1..=len as u32).collect(),
         sequences: vec![Rows { rows: 0..len, table: vec![2, 1, 0] }],
     };
     let (mut q, mut out) = (backend.matrix(len, 16).unwrap(), backend.matrix(len, 16).unwrap());
