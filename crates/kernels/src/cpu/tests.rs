@@ -1,9 +1,10 @@
 //! The backend against the scalar twins.
 
-use super::testing::{close, matrix, noise};
+use super::testing::{close, isas, matrix, noise};
 use super::*;
 use crate::backend::{CacheType, Rows};
 use crate::reference;
+use proptest::prelude::*;
 
 #[test]
 fn products_match_their_twin() {
@@ -48,36 +49,59 @@ fn rows_move_and_add() {
     assert_eq!(x.as_slice(), [11.0, 12.0, 15.0, 16.0, 11.0, 12.0]);
 }
 
-#[test]
-fn norms_and_activations_match_their_twins() {
-    let backend = CpuBackend::new(Some(2));
-    for (m, cols) in [(1, 8), (5, 48), (33, 1152)] {
-        let (x, y, w, b) = (noise(1, m * cols), noise(2, m * cols), noise(3, cols), noise(4, cols));
-        let (weight, bias) = (backend.vector(&w).unwrap(), backend.vector(&b).unwrap());
-        let mut input = matrix(&backend, &x, cols);
-        let mut out = backend.matrix(m, cols).unwrap();
-        backend.rms_norm(&input, &weight, 1e-6, &mut out);
-        let normed = reference::rms_norm(&x, &w, 1e-6);
-        close(out.as_slice(), &normed, 1e-6);
-        backend.layer_norm(&input, &weight, &bias, 1e-6, &mut out);
-        close(out.as_slice(), &reference::layer_norm(&x, &w, &b, 1e-6), 2e-6);
-        backend.add_rms_norm(&matrix(&backend, &y, cols), &weight, 1e-6, &mut input);
-        let sum: Vec<f32> = reference::rms_norm(&y, &w, 1e-6).iter().zip(&x).map(|(a, b)| a + b).collect();
-        close(input.as_slice(), &sum, 1e-6);
-        let mut half = backend.matrix(m, cols / 2).unwrap();
-        let wide: Vec<f32> = x.iter().map(|v| v * 6.0).collect();
-        backend.geglu(&matrix(&backend, &wide, cols), &mut half);
-        close(half.as_slice(), &reference::geglu(&wide, cols / 2), 1e-6);
-    }
-}
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-#[test]
-fn pools_squares() {
-    let backend = CpuBackend::new(Some(2));
-    let x = noise(1, 64 * 20);
-    let mut out = backend.matrix(4, 20).unwrap();
-    backend.avg_pool(&matrix(&backend, &x, 20), 8, 4, &mut out);
-    close(out.as_slice(), &reference::avg_pool(&x, 8, 4, 20), 1e-6);
+    /// Rows of any width: whole vectors, and what is left over.
+    #[test]
+    fn norms_and_activations_match_their_twins(m in 1usize..40, cols in 1usize..400, big in 1f32..1e4, seed in 0u64..1000) {
+        let scaled = |seed, by: f32| noise(seed, m * cols).iter().map(|v| v * by).collect::<Vec<f32>>();
+        let (x, y, w, b) = (scaled(seed, big), scaled(seed + 1, 1.0), noise(seed + 2, cols), noise(seed + 3, cols));
+        // Gates where GELU bends.
+        let (gates, even) = (scaled(seed + 4, 6.0), cols / 2 * 2);
+        for isa in isas() {
+            let backend = CpuBackend::with_isa(Some(2), isa);
+            let (weight, bias) = (backend.vector(&w).unwrap(), backend.vector(&b).unwrap());
+            let mut input = matrix(&backend, &x, cols);
+            let mut out = backend.matrix(m, cols).unwrap();
+            backend.rms_norm(&input, &weight, 1e-6, &mut out);
+            close(out.as_slice(), &reference::rms_norm(&x, &w, 1e-6), 1e-6);
+            backend.layer_norm(&input, &weight, &bias, 1e-6, &mut out);
+            // One value is its own mean: there is nothing but what rounding leaves.
+            if cols > 1 {
+                close(out.as_slice(), &reference::layer_norm(&x, &w, &b, 1e-6), 2e-5);
+            }
+            backend.add_rms_norm(&matrix(&backend, &y, cols), &weight, 1e-6, &mut input);
+            let sum: Vec<f32> = reference::rms_norm(&y, &w, 1e-6).iter().zip(&x).map(|(a, b)| a + b).collect();
+            close(input.as_slice(), &sum, 1e-6);
+            backend.add(&matrix(&backend, &y, cols), &mut input);
+            let before = sum.iter().zip(&y).map(|(a, b)| a + b).collect::<Vec<_>>();
+            close(input.as_slice(), &before, 2e-6);
+            if even > 0 {
+                let gates = &gates[..m * even];
+                let mut half = backend.matrix(m, even / 2).unwrap();
+                backend.geglu(&matrix(&backend, gates, even), &mut half);
+                close(half.as_slice(), &reference::geglu(gates, even / 2), 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn tables_and_pools_match_their_twins(half in 1usize..70, kernel in 1usize..5, small in 1usize..5, seed in 0u64..1000) {
+        let backend = CpuBackend::new(Some(2));
+        let freq = noise(seed, half);
+        let positions: Vec<u32> = (0..20).map(|i| i * i * 300).collect();
+        let step = Step { positions: positions.clone(), ..Step::default() };
+        let mut table = backend.matrix(20, 2 * half).unwrap();
+        backend.rope_table(&backend.vector(&freq).unwrap(), &step, &mut table);
+        close(table.as_slice(), &reference::rope_table(&freq, &positions), 1e-7);
+
+        let side = kernel * small;
+        let x = noise(seed, side * side * half);
+        let mut out = backend.matrix(small * small, half).unwrap();
+        backend.avg_pool(&matrix(&backend, &x, half), side, kernel, &mut out);
+        close(out.as_slice(), &reference::avg_pool(&x, side, kernel, half), 1e-6);
+    }
 }
 
 #[test]
