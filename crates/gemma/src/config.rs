@@ -9,6 +9,7 @@ mod json;
 mod variants;
 
 use crate::Error;
+pub(crate) use gguf::implied_scale;
 
 /// A whole model's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +143,11 @@ impl VisionConfig {
 
 /// Every sixth layer is global when a checkpoint doesn't say otherwise.
 const DEFAULT_PATTERN: usize = 6;
+
+/// The pattern of a GGUF that doesn't say.
+pub(crate) fn default_layers(layers: usize) -> Vec<bool> {
+    pattern_layers(layers, DEFAULT_PATTERN)
+}
 
 /// Layer `i` (from 0) is global when `(i + 1) % pattern == 0`.
 fn pattern_layers(layers: usize, pattern: usize) -> Vec<bool> {

@@ -83,4 +83,15 @@ pub enum Error {
         /// What is wrong, and the remedy.
         problem: String,
     },
+    /// A file that can't be written where it was asked for.
+    #[error("{}: {problem}", path.display())]
+    Output {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why, and the remedy.
+        problem: String,
+    },
+    /// The caller broke off.
+    #[error("interrupted")]
+    Interrupted,
 }

@@ -1,6 +1,7 @@
 //! Gemma 3 and SigLIP: configuration, tokenizer, chat template, images, the model and the sampler.
 
 mod config;
+pub mod convert;
 mod error;
 pub mod image;
 pub mod locate;

@@ -193,8 +193,13 @@ pub fn quant_matches(name: &str, quant: Option<&str>) -> bool {
         })
 }
 
-/// The image encoder that belongs to the GGUF `model`: the one whose name is most like it, then the most precise.
+/// The image encoder that belongs to the GGUF `model`: the one named after it, else the one whose name is most like it,
+/// then the most precise. One that is named after another model here is that model's.
 pub fn best_mmproj<'a>(model: &str, names: &'a BTreeSet<String>) -> Option<&'a String> {
+    let own = |model: &str| format!("mmproj-{}", file_name(model).to_lowercase());
+    let others: BTreeSet<String> =
+        names.iter().filter(|name| !is_mmproj(name) && *name != model).map(|name| own(name)).collect();
+    let named_after = |name: &str| own(model) == file_name(name).to_lowercase();
     let bare =
         |name: &str| file_name(name).to_lowercase().replace("mmproj", "").trim_matches(['-', '_', '.']).to_owned();
     let common = |name: &str| bare(model).bytes().zip(bare(name).bytes()).take_while(|(a, b)| a == b).count();
@@ -203,7 +208,12 @@ pub fn best_mmproj<'a>(model: &str, names: &'a BTreeSet<String>) -> Option<&'a S
         let worse = ["bf16", "f32", "f16", "q8_0"].iter().position(|kind| name.contains(kind)).unwrap_or(4);
         4 - worse
     };
-    names.iter().filter(|name| is_mmproj(name)).max_by_key(|name| (common(name), precision(name)))
+    let free = |name: &&String| named_after(name) || !others.contains(&file_name(name).to_lowercase());
+    names
+        .iter()
+        .filter(|name| is_mmproj(name))
+        .filter(free)
+        .max_by_key(|name| (named_after(name), common(name), precision(name)))
 }
 
 fn file_name(name: &str) -> &str {

@@ -10,6 +10,7 @@ mod growth;
 mod guard;
 mod json;
 mod message;
+mod pieces;
 mod prompt;
 mod stop;
 mod stream;
@@ -19,6 +20,7 @@ mod tokenizer;
 mod vocab;
 
 pub use message::{Message, Part, Role};
+pub use pieces::Pieces;
 pub use prompt::{Encoded, ImageLayout, ImageTokens, Prompt};
 pub use stop::StopMatcher;
 pub use stream::DecodeStream;

@@ -118,11 +118,12 @@ impl Weights {
     }
 
     fn shape_error(&self, name: String, found: &[usize], wanted: &[usize]) -> Error {
-        Error::Weights {
-            checkpoint: self.name().to_owned(),
-            name,
-            problem: format!("has the shape {found:?}, but the configuration says {wanted:?}"),
-        }
+        self.error(name, format!("has the shape {found:?}, but the configuration says {wanted:?}"))
+    }
+
+    /// What is wrong with a tensor.
+    pub(crate) fn error(&self, name: impl Into<String>, problem: String) -> Error {
+        Error::Weights { checkpoint: self.name().to_owned(), name: name.into(), problem }
     }
 
     fn norm(&self) -> Norm {
@@ -173,5 +174,13 @@ impl Weights {
     /// When the first layer's tensors are broken.
     pub fn stored_as(&self) -> Result<Option<DType>, Error> {
         Ok(self.find("blk.0.ffn_up.weight", &[])?.1.map(|t| t.dtype))
+    }
+
+    /// The element type most of the image encoder's weights are stored in; `None` without an encoder.
+    ///
+    /// # Errors
+    /// As [`Weights::stored_as`].
+    pub fn vision_stored_as(&self) -> Result<Option<DType>, Error> {
+        Ok(self.find("v.blk.0.attn_q.weight", &[])?.1.map(|t| t.dtype))
     }
 }

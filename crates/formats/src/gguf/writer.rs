@@ -187,6 +187,11 @@ impl<W: Write> GgufTensors<W> {
         Ok(())
     }
 
+    /// Bytes of the file so far, padding included.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
     /// Flushes and returns the writer.
     ///
     /// # Errors

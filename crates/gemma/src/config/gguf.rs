@@ -3,9 +3,9 @@
 //! Real files lack the layer pattern, the local θ and query_pre_attn_scalar; llama.cpp fills them in by hand, and so
 //! does this.
 
-use super::{Config, DEFAULT_PATTERN, Rope, TextConfig, TokenIds, VisionConfig, pattern_layers};
+use super::{Config, Rope, TextConfig, TokenIds, VisionConfig, default_layers, pattern_layers};
 use crate::Error;
-use medgemma_formats::Gguf;
+use medgemma_formats::{Array, Gguf, Value};
 
 /// A GGUF file with its name and the prefix of its keys.
 struct Keys<'a> {
@@ -43,6 +43,12 @@ pub(super) fn config(file: &str, model: &Gguf, mmproj: Option<(&str, &Gguf)>) ->
     Ok(Config { text, vision, tokens: TokenIds { eos, image } })
 }
 
+/// The factor on attention scores, which a GGUF doesn't say: `head_dim^-1/2`, but for the 27B.
+pub(crate) fn implied_scale(layers: usize, hidden: usize, heads: usize, head_dim: usize) -> f32 {
+    let pre_attention = if layers == LAYERS_27B { hidden / heads } else { head_dim };
+    (pre_attention as f64).powf(-0.5) as f32
+}
+
 fn token(model: &Gguf, content: &str) -> Result<Option<u32>, Error> {
     let tokens = model.strings("tokenizer.ggml.tokens")?.unwrap_or(&[]);
     Ok(tokens.iter().position(|t| t == content).and_then(|i| u32::try_from(i).ok()))
@@ -62,7 +68,6 @@ fn text_config(k: &Keys) -> Result<TextConfig, Error> {
     if heads == 0 {
         return Err(k.bad("gemma3.attention.head_count", "must be at least 1".into()));
     }
-    let pre_attention = if layers == LAYERS_27B { hidden / heads } else { head_dim };
     let vocab = match k.gguf.tensor("token_embd.weight") {
         Some(t) => t.rows(),
         None => return Err(k.bad("token_embd.weight", "the file has no such tensor".into())),
@@ -74,9 +79,9 @@ fn text_config(k: &Keys) -> Result<TextConfig, Error> {
         heads,
         kv_heads: k.size("attention.head_count_kv", Some(heads))?,
         head_dim,
-        scale: ((pre_attention as f64).powf(-0.5)) as f32,
+        scale: implied_scale(layers, hidden, heads, head_dim),
         window: k.size("attention.sliding_window", Some(1024))?,
-        global: pattern_layers(layers, DEFAULT_PATTERN),
+        global: k.layer_kinds(layers)?,
         eps: k.f32("attention.layer_norm_rms_epsilon", 1e-6)?,
         rope_global: Rope { theta: k.f32("rope.freq_base", 1e6)?, factor: k.rope_factor()? },
         rope_local: Rope { theta: k.f32("rope.freq_base_swa", 1e4)?, factor: 1.0 },
@@ -137,6 +142,21 @@ impl Keys<'_> {
 
     fn f32(&self, key: &str, default: f32) -> Result<f32, Error> {
         Ok(self.gguf.f32(&format!("{}{key}", self.prefix))?.unwrap_or(default))
+    }
+
+    /// For each layer whether it is global: every sixth unless the file says which are local, or every how manieth isn't.
+    fn layer_kinds(&self, layers: usize) -> Result<Vec<bool>, Error> {
+        let key = "gemma3.attention.sliding_window_pattern";
+        match self.gguf.get(key) {
+            None => Ok(default_layers(layers)),
+            Some(Value::Array(Array::Bool(local))) if local.len() == layers => {
+                Ok(local.iter().map(|local| !local).collect())
+            }
+            Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+                Some(pattern) if pattern > 0 => Ok(pattern_layers(layers, pattern)),
+                _ => Err(self.bad(key, format!("is neither a bool for each of the {layers} layers nor their period"))),
+            },
+        }
     }
 
     fn rope_factor(&self) -> Result<f32, Error> {

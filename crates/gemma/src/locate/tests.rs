@@ -121,6 +121,18 @@ fn a_file_finds_the_image_encoder_beside_it() {
     };
     assert_eq!(found("med-27b-Q4_0.gguf"), path("mmproj-med-27b-f16.gguf"));
     assert_eq!(found("med-4b-Q4_0.gguf"), path("mmproj-med-4b-bf16.gguf"));
+    // As `medgemma quantize` names them: one that bears a model's name is that model's and nobody else's.
+    for name in ["mmproj-med-4b-Q4_0.gguf", "mmproj-med-4b-q8_0.gguf", "med-4b-q8_0.gguf"] {
+        fs::write(path(name), "").unwrap();
+    }
+    assert_eq!(found("med-4b-Q4_0.gguf"), path("mmproj-med-4b-Q4_0.gguf"));
+    let alone = tempfile::tempdir().unwrap();
+    for name in ["sees.gguf", "mmproj-sees.gguf", "text.gguf"] {
+        fs::write(alone.path().join(name), "").unwrap();
+    }
+    let text = alone.path().join("text.gguf");
+    let located = locate_in(text.to_str().unwrap(), &Cache::new("/nowhere")).unwrap();
+    assert_eq!(located, Located::Gguf { model: text, mmproj: None });
 }
 
 #[test]

@@ -56,6 +56,13 @@ impl Merges {
         self.table.reserve(merges);
     }
 
+    /// All merges in the order of their ranks: left, right, and what they become.
+    pub(super) fn ordered(&self) -> Vec<(u32, u32, u32)> {
+        let mut merges: Vec<(&u64, &Merge)> = self.table.iter().collect();
+        merges.sort_unstable_by_key(|(_, merge)| merge.rank);
+        merges.into_iter().map(|(key, merge)| ((key >> 32) as u32, *key as u32, merge.id)).collect()
+    }
+
     fn get(&self, left: u32, right: u32) -> Option<Merge> {
         self.table.get(&key(left, right)).copied()
     }

@@ -155,6 +155,11 @@ impl ChatTemplate {
         Self::new(&gguf.path().display().to_string(), source, &bos, &eos).map(Some)
     }
 
+    /// The template's text.
+    pub fn source(&self) -> String {
+        self.environment.get_template("chat").map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
     /// Whether it is the built-in template and not the checkpoint's.
     pub fn is_built_in(&self) -> bool {
         self.built_in
@@ -217,10 +222,6 @@ impl ChatTemplate {
             (None, kind) => format!("the chat template fails: {kind}{line}"),
         };
         Error::Template { file: self.file.clone(), problem }
-    }
-
-    fn source(&self) -> String {
-        self.environment.get_template("chat").map(|template| template.source().to_owned()).unwrap_or_default()
     }
 }
 

@@ -196,6 +196,10 @@ impl Tokenizer {
         Ok(Self { tables: Arc::new(tables) })
     }
 
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
     /// The ids of a text. No bos is added (see [`Tokenizer::prefix`]).
     ///
     /// Time is O(n log n) in the length, also for a long text without a space.
@@ -339,7 +343,7 @@ impl Problem {
         Self { field: field.into(), problem: problem.into() }
     }
 
-    fn of(self, file: &str) -> Error {
+    pub(super) fn of(self, file: &str) -> Error {
         Error::Tokenizer { file: file.into(), field: self.field, problem: self.problem }
     }
 }
