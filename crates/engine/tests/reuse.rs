@@ -6,10 +6,14 @@ use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
 use std::path::Path;
 
 fn runner(threads: usize, chunk: usize) -> Runner<CpuBackend> {
+    runner_of(1024, threads, chunk)
+}
+
+fn runner_of(context: usize, threads: usize, chunk: usize) -> Runner<CpuBackend> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny-mm");
     let checkpoint = Checkpoint::from_folder(&Folder::open(&folder).unwrap()).unwrap();
     let model = checkpoint.load_cpu(WeightFormat::Stored, Some(threads), |_| {}).unwrap();
-    Runner::new(model, RunnerConfig { context: 1024, chunk, outputs: 4, cache: CacheType::F32 }).unwrap()
+    Runner::new(model, RunnerConfig { context, chunk, outputs: 4, cache: CacheType::F32 }).unwrap()
 }
 
 fn text(seed: u32, len: usize) -> Vec<u32> {
@@ -142,4 +146,18 @@ fn a_full_cache_is_an_error_and_loses_nothing() {
     let prompt = text(9, 1000);
     runner.start(&mut sequence, prompt.clone(), Vec::new()).unwrap();
     finish(&mut runner, &mut sequence);
+}
+
+/// Ten thousand tokens with a window of 12: the local pool has room for a few hundred, so this fails unless blocks are
+/// given back as the window moves on.
+#[test]
+fn a_long_prompt_takes_only_its_window_of_local_blocks() {
+    let prompt = text(10, 10_000);
+    let logits = [512, 96].map(|chunk| {
+        let mut runner = runner_of(10_240, 2, chunk);
+        let mut sequence = Sequence::default();
+        runner.start(&mut sequence, prompt.clone(), Vec::new()).unwrap();
+        finish(&mut runner, &mut sequence)
+    });
+    assert_eq!(logits[0], logits[1]);
 }
