@@ -4,7 +4,7 @@
 
 use super::activations::{IntTile, Ints as Activations};
 use super::tiling::Tiling;
-use crate::cpu::pack::{GROUP, Ints, RECORD, Scales, Segment};
+use crate::cpu::pack::{Bits, GROUP, Ints, RECORD, Scales, Segment};
 use crate::cpu::simd::{Found, Kernel, LANES, Simd};
 use std::ops::Range;
 
@@ -55,13 +55,15 @@ pub(crate) fn accumulate(
                     c: &mut c[at..at + tile.padded * np * LANES],
                     fresh: start == 0,
                 };
-                match (ints.nibbles, ints.mins, ints.group) {
-                    (true, false, _) => call.tile::<true, false, 32>(isa, tile.padded, np),
-                    (true, true, _) => call.tile::<true, true, 32>(isa, tile.padded, np),
-                    (false, false, 16) => call.tile::<false, false, 16>(isa, tile.padded, np),
-                    (false, true, 16) => call.tile::<false, true, 16>(isa, tile.padded, np),
-                    (false, false, _) => call.tile::<false, false, 32>(isa, tile.padded, np),
-                    (false, true, _) => call.tile::<false, true, 32>(isa, tile.padded, np),
+                match (ints.bits, ints.mins, ints.group) {
+                    (Bits::Four, false, 32) => call.tile::<4, false, 32>(isa, tile.padded, np),
+                    (Bits::Four, true, 32) => call.tile::<4, true, 32>(isa, tile.padded, np),
+                    (Bits::Six, false, 16) => call.tile::<6, false, 16>(isa, tile.padded, np),
+                    (Bits::Six, true, 16) => call.tile::<6, true, 16>(isa, tile.padded, np),
+                    (Bits::Six, false, 32) => call.tile::<6, false, 32>(isa, tile.padded, np),
+                    (Bits::Six, true, 32) => call.tile::<6, true, 32>(isa, tile.padded, np),
+                    (Bits::Eight, false, 32) => call.tile::<8, false, 32>(isa, tile.padded, np),
+                    _ => unreachable!("no stored type is laid out as {ints:?}"),
                 }
             }
         }
@@ -132,27 +134,25 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn tile<const NIBBLES: bool, const MINS: bool, const WIDTH: usize>(self, isa: Found, rows: usize, np: usize) {
+    fn tile<const BITS: usize, const MINS: bool, const WIDTH: usize>(self, isa: Found, rows: usize, np: usize) {
         match (rows, np) {
-            (1, 4) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 1, 4>(self)),
-            (1, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 1, 2>(self)),
-            (2, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 2, 2>(self)),
-            (4, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 4, 2>(self)),
-            (6, 2) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 6, 2>(self)),
-            (1, 1) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 1, 1>(self)),
-            (2, 1) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 2, 1>(self)),
-            (4, 1) => isa.run(Tile::<NIBBLES, MINS, WIDTH, 4, 1>(self)),
+            (1, 4) => isa.run(Tile::<BITS, MINS, WIDTH, 1, 4>(self)),
+            (1, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 1, 2>(self)),
+            (2, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 2, 2>(self)),
+            (4, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 4, 2>(self)),
+            (6, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 6, 2>(self)),
+            (1, 1) => isa.run(Tile::<BITS, MINS, WIDTH, 1, 1>(self)),
+            (2, 1) => isa.run(Tile::<BITS, MINS, WIDTH, 2, 1>(self)),
+            (4, 1) => isa.run(Tile::<BITS, MINS, WIDTH, 4, 1>(self)),
             _ => unreachable!("no tile of {rows} rows and {np} panels"),
         }
     }
 }
 
-struct Tile<'a, const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usize, const NP: usize>(
-    Call<'a>,
-);
+struct Tile<'a, const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize, const NP: usize>(Call<'a>);
 
-impl<const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usize, const NP: usize> Kernel
-    for Tile<'_, NIBBLES, MINS, WIDTH, ROWS, NP>
+impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize, const NP: usize> Kernel
+    for Tile<'_, BITS, MINS, WIDTH, ROWS, NP>
 {
     type Output = ();
 
@@ -163,7 +163,7 @@ impl<const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usiz
         }
         let Call { x, groups, w, scales, mins, c, fresh } = self.0;
         let k = groups * WIDTH;
-        let weights = if NIBBLES { k * LANES / 2 } else { k * LANES };
+        let weights = k * LANES * BITS / 8;
         assert!(c.len() == ROWS * NP * LANES && groups <= RECORD / 16 && w[..NP].iter().all(|w| w.len() == weights));
         assert!(x.quads.len() == k / 4 * ROWS && x.scales.len() == k / GROUP * ROWS);
         assert!(x.minus.len() == groups * ROWS && x.total.len() == groups * ROWS);
@@ -180,34 +180,59 @@ impl<const NIBBLES: bool, const MINS: bool, const WIDTH: usize, const ROWS: usiz
         for g in 0..groups {
             let minus = &x.minus[g * ROWS..][..ROWS];
             let quads = &quads[g * (WIDTH / 4)..][..WIDTH / 4];
-            let mut products = [[s.start8(0); NP]; ROWS];
-            if NIBBLES {
-                let mut small = [[s.start4(); NP]; ROWS];
-                for (j, x) in quads.as_chunks::<2>().0.iter().enumerate() {
-                    for p in 0..NP {
-                        // SAFETY: the j-th 8 k of group g, inside the weights as asserted.
-                        let w = unsafe { &*w[p].as_ptr().add((g * (WIDTH / 8) + j) * 64).cast() };
-                        let (low, high) = s.load_w4(w);
-                        for r in 0..ROWS {
-                            small[r][p] = s.dot4(s.dot4(small[r][p], low, x[0][r]), high, x[1][r]);
+            let mut products = [[s.splat_i32(0); NP]; ROWS];
+            match BITS {
+                4 => {
+                    let mut small = [[s.start4(); NP]; ROWS];
+                    for (j, x) in quads.as_chunks::<2>().0.iter().enumerate() {
+                        for p in 0..NP {
+                            // SAFETY: the j-th 8 k of group g, inside the weights as asserted.
+                            let w = unsafe { &*w[p].as_ptr().add((g * (WIDTH / 8) + j) * 64).cast() };
+                            let (low, high) = s.load_w4(w);
+                            for r in 0..ROWS {
+                                small[r][p] = s.dot4(s.dot4(small[r][p], low, x[0][r]), high, x[1][r]);
+                            }
+                        }
+                    }
+                    for r in 0..ROWS {
+                        for p in 0..NP {
+                            products[r][p] = s.finish4(small[r][p], minus[r], !MINS);
                         }
                     }
                 }
-                for r in 0..ROWS {
-                    for p in 0..NP {
-                        products[r][p] = s.finish4(small[r][p], minus[r], !MINS);
+                6 => {
+                    if !MINS {
+                        for r in 0..ROWS {
+                            products[r] = [s.splat_i32(minus[r] << 5); NP];
+                        }
+                    }
+                    for (j, x) in quads.as_chunks::<4>().0.iter().enumerate() {
+                        for p in 0..NP {
+                            // SAFETY: the j-th 16 k of group g, three vectors, inside the weights as asserted.
+                            let w =
+                                unsafe { &*w[p].as_ptr().add((g * (WIDTH / 16) + j) * 192).cast::<[[u8; 64]; 3]>() };
+                            let (a, b) = s.load_w6::<0>(&w[0], &w[2]);
+                            for r in 0..ROWS {
+                                products[r][p] = s.dot6(s.dot6(products[r][p], a, x[0][r]), b, x[1][r]);
+                            }
+                            let (a, b) = s.load_w6::<1>(&w[1], &w[2]);
+                            for r in 0..ROWS {
+                                products[r][p] = s.dot6(s.dot6(products[r][p], a, x[2][r]), b, x[3][r]);
+                            }
+                        }
                     }
                 }
-            } else {
-                for r in 0..ROWS {
-                    products[r] = [s.start8(minus[r]); NP];
-                }
-                for (j, x) in quads.iter().enumerate() {
-                    for p in 0..NP {
-                        // SAFETY: the j-th 4 k of group g, inside the weights as asserted.
-                        let w = s.load_w8(unsafe { &*w[p].as_ptr().add((g * (WIDTH / 4) + j) * 64).cast() });
-                        for r in 0..ROWS {
-                            products[r][p] = s.dot8(products[r][p], w, x[r]);
+                _ => {
+                    for r in 0..ROWS {
+                        products[r] = [s.start8(minus[r]); NP];
+                    }
+                    for (j, x) in quads.iter().enumerate() {
+                        for p in 0..NP {
+                            // SAFETY: the j-th 4 k of group g, inside the weights as asserted.
+                            let w = s.load_w8(unsafe { &*w[p].as_ptr().add((g * (WIDTH / 4) + j) * 64).cast() });
+                            for r in 0..ROWS {
+                                products[r][p] = s.dot8(products[r][p], w, x[r]);
+                            }
                         }
                     }
                 }

@@ -1,9 +1,9 @@
 //! ggml's blocks, taken apart into integers and the scales they were stored with: nothing is rounded.
 
-use super::layout::{GROUP, Ints, RECORD, Scales};
+use super::layout::{Bits, GROUP, Ints, RECORD, Scales};
 use medgemma_formats::DType;
 
-/// Up to 256 weights of one row.
+/// Up to 256 weights of one row, as its [`Bits`] hold them.
 pub(crate) struct Record {
     pub(crate) q: [i8; RECORD],
     /// f16 scales: one for each 32 weights, or one in all.
@@ -20,19 +20,20 @@ const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 2
 
 /// The layout that holds a quantized type without rounding; `None` for types that aren't integers in groups.
 pub(crate) fn layout(dtype: DType) -> Option<Ints> {
-    let (nibbles, scales, mins, group) = match dtype {
-        DType::Q4_0 => (true, Scales::Half, false, 32),
-        DType::Q4_1 => (true, Scales::Half, true, 32),
-        DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl => (false, Scales::Half, false, 32),
-        DType::Q5_1 => (false, Scales::Half, true, 32),
-        DType::Q4K => (true, Scales::Super, true, 32),
-        DType::Q5K => (false, Scales::Super, true, 32),
-        DType::Iq4Xs => (false, Scales::Super, false, 32),
-        DType::Q3K | DType::Q6K => (false, Scales::Super, false, 16),
-        DType::Q2K => (false, Scales::Super, true, 16),
+    let (bits, scales, mins, group) = match dtype {
+        DType::Q4_0 => (Bits::Four, Scales::Half, false, 32),
+        DType::Q4_1 => (Bits::Four, Scales::Half, true, 32),
+        DType::Q5_0 => (Bits::Six, Scales::Half, false, 32),
+        DType::Q5_1 => (Bits::Six, Scales::Half, true, 32),
+        DType::Q8_0 | DType::Iq4Nl => (Bits::Eight, Scales::Half, false, 32),
+        DType::Q4K => (Bits::Four, Scales::Super, true, 32),
+        DType::Q5K => (Bits::Six, Scales::Super, true, 32),
+        DType::Iq4Xs => (Bits::Eight, Scales::Super, false, 32),
+        DType::Q3K | DType::Q6K => (Bits::Six, Scales::Super, false, 16),
+        DType::Q2K => (Bits::Six, Scales::Super, true, 16),
         DType::F32 | DType::F16 | DType::BF16 | DType::Nf4 => return None,
     };
-    Some(Ints { nibbles, scales, mins, group })
+    Some(Ints { bits, scales, mins, group })
 }
 
 impl Record {
@@ -84,7 +85,7 @@ impl Record {
                 self.mins[i] = half(block, 2);
                 nibbles(&block[4..20], q, |v, _| v as i8);
             }
-            DType::Q5_0 => nibbles(&block[6..22], q, |v, j| (v | fifth(fifths(2), j)) as i8 - 16),
+            DType::Q5_0 => nibbles(&block[6..22], q, |v, j| (v | fifth(fifths(2), j)) as i8 + 16),
             DType::Q5_1 => {
                 self.mins[i] = half(block, 2);
                 nibbles(&block[8..24], q, |v, j| (v | fifth(fifths(4), j)) as i8);
@@ -106,7 +107,7 @@ impl Record {
         }
     }
 
-    /// 32 bytes of third bits, 64 bytes of 2-bit values, 12 bytes of 6-bit factors less 32, scale.
+    /// 32 bytes of third bits (clear: less 4), 64 bytes of 2-bit values, 12 bytes of 6-bit factors less 32, scale.
     fn q3_k(&mut self, block: &[u8]) {
         self.scales[0] = half(block, 108);
         for g in 0..16 {
@@ -115,7 +116,7 @@ impl Record {
             let q = &mut self.q[g * 16..][..16];
             two_bits(&block[32..96], g, q);
             for (q, &thirds) in q.iter_mut().zip(&block[g % 2 * 16..][..16]) {
-                *q -= 4 - ((thirds >> (g / 2) & 1) << 2) as i8;
+                *q += 28 + ((thirds >> (g / 2) & 1) << 2) as i8;
             }
         }
     }
@@ -170,7 +171,7 @@ impl Record {
             let (half, run) = (g / 4, g % 4);
             let bytes = block[half * 64 + run % 2 * 32..][..32].iter().zip(&block[128 + half * 32..][..32]);
             for (q, (low, high)) in q.iter_mut().zip(bytes) {
-                *q = (low >> (run / 2 * 4) & 15 | (high >> (run * 2) & 3) << 4) as i8 - 32;
+                *q = (low >> (run / 2 * 4) & 15 | (high >> (run * 2) & 3) << 4) as i8;
             }
         }
     }

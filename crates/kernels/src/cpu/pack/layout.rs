@@ -6,8 +6,9 @@
 //! * Floats: `[k][LANES]` elements.
 //! * NF4: for each 64 k, `[LANES]` f32 scales, then for each two k `[LANES]` bytes, the first k in the low nibble.
 //! * Integers: for each 256 k a record of scales, padded to a cache line, then weights. 8-bit weights: for each 4 k
-//!   `[LANES][4]` bytes. 4-bit ones: for each 8 k `[LANES][4]` bytes, the first 4 k in the low nibbles. The last record
-//!   may be shorter, by whole groups of 32.
+//!   `[LANES][4]` bytes. 4-bit ones: for each 8 k `[LANES][4]` bytes, the first 4 k in the low nibbles. 6-bit ones: for
+//!   each 16 k their low 4 bits like those, then `[LANES][4]` bytes whose pairs of bits, lowest first, are the high two of
+//!   each 4 k. The last record may be shorter, by whole groups of 32.
 
 use crate::cpu::Error;
 use crate::cpu::simd::LANES;
@@ -35,13 +36,33 @@ pub(crate) enum Layout {
 /// An integer layout: a weight is `scale · q`, or `scale · q + min`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ints {
-    /// 4-bit weights, 0..=15; without minimums they stand for themselves less 8. Else 8-bit ones, signed.
-    pub(crate) nibbles: bool,
+    pub(crate) bits: Bits,
     pub(crate) scales: Scales,
     /// Whether each group has a minimum.
     pub(crate) mins: bool,
     /// Elements that share a scale: 16 or 32.
     pub(crate) group: usize,
+}
+
+/// How an integer is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bits {
+    /// 0..=15; without minimums it stands for itself less 8.
+    Four,
+    /// 0..=63; without minimums it stands for itself less 32.
+    Six,
+    /// Signed.
+    Eight,
+}
+
+impl Bits {
+    pub(crate) const fn count(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Six => 6,
+            Self::Eight => 8,
+        }
+    }
 }
 
 /// How the scales and minimums of a record are held.
@@ -67,7 +88,7 @@ impl Ints {
 
     /// Bytes of the weights of `len` k.
     pub(crate) fn weight_bytes(&self, len: usize) -> usize {
-        if self.nibbles { len * LANES / 2 } else { len * LANES }
+        len * LANES * self.bits.count() / 8
     }
 
     /// Bytes of a record of `len` k.
@@ -109,14 +130,14 @@ mod tests {
             (DType::Q4_1, 5.0),
             (DType::Q4K, 4.625),
             (DType::Q8_0, 8.5),
-            (DType::Q5_0, 8.5),
+            (DType::Q5_0, 6.5),
             (DType::Iq4Nl, 8.5),
-            (DType::Q5_1, 9.0),
-            (DType::Q5K, 8.625),
+            (DType::Q5_1, 7.0),
+            (DType::Q5K, 6.625),
             (DType::Iq4Xs, 8.375),
-            (DType::Q6K, 8.625),
-            (DType::Q3K, 8.625),
-            (DType::Q2K, 9.125),
+            (DType::Q6K, 6.625),
+            (DType::Q3K, 6.625),
+            (DType::Q2K, 7.125),
         ] {
             assert_eq!(bits(Layout::Int(blocks::layout(dtype).unwrap())), expected, "{dtype:?}");
         }

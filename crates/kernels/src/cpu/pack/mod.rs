@@ -16,7 +16,7 @@ use super::memory::{Buffer, Parts};
 use super::pool::Pool;
 use super::simd::LANES;
 use crate::backend::WeightFormat;
-pub(crate) use layout::{GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
+pub(crate) use layout::{Bits, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
 use medgemma_formats::{DType, Nf4, Tensor, quantize, quantize_nf4};
 use panel::Row;
 use std::sync::{Mutex, PoisonError};

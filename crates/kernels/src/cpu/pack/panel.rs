@@ -1,7 +1,7 @@
 //! Writing rows into a panel, and reading one back.
 
 use super::blocks::Record;
-use super::layout::{GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
+use super::layout::{Bits, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
 use crate::cpu::simd::LANES;
 use half::{bf16, f16};
 use medgemma_formats::DType;
@@ -81,14 +81,24 @@ fn write_ints(ints: &Ints, k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
         write_scales(ints, len, &records, scales);
         for (i, to) in weights.as_chunks_mut::<{ 4 * LANES }>().0.iter_mut().enumerate() {
             for (record, to) in records.iter().zip(to.as_chunks_mut::<4>().0) {
-                *to = if ints.nibbles {
-                    (record.quad(2 * i) | record.quad(2 * i + 1) << 4).to_ne_bytes()
-                } else {
-                    record.quad(i).to_ne_bytes()
-                };
+                *to = vector(ints.bits, record, i).to_ne_bytes();
             }
         }
         at += ints.record_bytes(len);
+    }
+}
+
+/// What a row adds to vector `i` of a record's weights: 4 bytes.
+fn vector(bits: Bits, record: &Record, i: usize) -> u32 {
+    let nibbles = |quad: usize| record.quad(quad) & 0x0F0F_0F0F | (record.quad(quad + 1) & 0x0F0F_0F0F) << 4;
+    match (bits, i % 3) {
+        (Bits::Four, _) => nibbles(2 * i),
+        (Bits::Eight, _) => record.quad(i),
+        (Bits::Six, part @ 0..2) => nibbles(i / 3 * 4 + 2 * part),
+        (Bits::Six, _) => {
+            let high = |j: usize| (record.quad(i / 3 * 4 + j) >> 4 & 0x0303_0303) << (2 * j);
+            high(0) | high(1) | high(2) | high(3)
+        }
     }
 }
 
@@ -162,12 +172,16 @@ fn read_ints(ints: &Ints, panel: &[u8], lane: usize, by: f32, out: &mut [f32]) {
             let (scale, min) = scale(ints, len, scales, g, lane);
             for (i, out) in out.iter_mut().enumerate() {
                 let i = g * ints.group + i;
-                let q = if ints.nibbles {
-                    let byte = weights[i / 8 * 4 * LANES + lane * 4 + i % 4];
-                    let q = (byte >> (i / 4 % 2 * 4) & 15) as i8;
-                    if ints.mins { q } else { q - 8 }
-                } else {
-                    weights[i / 4 * 4 * LANES + lane * 4 + i % 4] as i8
+                // Byte of vector v that holds this row's part of a quad.
+                let byte = |v: usize| weights[v * 4 * LANES + lane * 4 + i % 4];
+                let q = match ints.bits {
+                    Bits::Eight => byte(i / 4) as i8,
+                    Bits::Four => (byte(i / 8) >> (i / 4 % 2 * 4) & 15) as i8 - if ints.mins { 0 } else { 8 },
+                    Bits::Six => {
+                        let low = byte(i / 16 * 3 + i / 8 % 2) >> (i / 4 % 2 * 4) & 15;
+                        let high = byte(i / 16 * 3 + 2) >> (i / 4 % 4 * 2) & 3;
+                        (low | high << 4) as i8 - if ints.mins { 0 } else { 32 }
+                    }
                 };
                 *out = (scale * f32::from(q) + min) * by;
             }

@@ -203,6 +203,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> I {
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+
     // Both instructions multiply unsigned by signed bytes. VNNI adds up in 32 bits: 128 is added to the weights, and 128
     // times the activations taken off the sum. The older one saturates pairs at 16 bits: magnitudes of weights (128 at
     // most) times activations with the weights' signs (127 at most) stay below.
@@ -275,6 +280,35 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe {
             let offset = _mm256_set1_epi32(minus << 3);
             [_mm256_add_epi32(sum[0], offset), _mm256_add_epi32(sum[1], offset)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_w6<const PAIR: usize>(self, low: &[u8; 64], high: &[u8; 64]) -> (I, I) {
+        let (a, b) = self.load_w4(low);
+        let high = self.bytes(high);
+        unsafe {
+            // What shifts bring in from a neighbouring byte is masked off.
+            let mask = _mm256_set1_epi8(0x30);
+            let merge = |low: __m256i, high: __m256i| _mm256_or_si256(low, _mm256_and_si256(high, mask));
+            let first = |v: __m256i| if PAIR == 0 { _mm256_slli_epi16::<4>(v) } else { v };
+            let second = |v: __m256i| if PAIR == 0 { _mm256_slli_epi16::<2>(v) } else { _mm256_srli_epi16::<2>(v) };
+            (
+                [merge(a[0], first(high[0])), merge(a[1], first(high[1]))],
+                [merge(b[0], second(high[0])), merge(b[1], second(high[1]))],
+            )
+        }
+    }
+    // Pairs of products are at most 2 · 63 · 127: far from saturating.
+    #[inline(always)]
+    fn dot6(self, sum: I, w: I, x: i32) -> I {
+        if VNNI {
+            return self.dot4(sum, w, x);
+        }
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            let (a, b) = (_mm256_maddubs_epi16(w[0], x), _mm256_maddubs_epi16(w[1], x));
+            [_mm256_add_epi32(sum[0], self.pairs(a)), _mm256_add_epi32(sum[1], self.pairs(b))]
         }
     }
 

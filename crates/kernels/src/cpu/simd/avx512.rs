@@ -134,6 +134,11 @@ impl Simd for Avx512 {
         }
     }
 
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
     // The instruction multiplies unsigned by signed bytes: 128 is added to the weights, and 128 times the activations
     // taken off the sum.
     #[inline(always)]
@@ -170,6 +175,25 @@ impl Simd for Avx512 {
             return sum;
         }
         unsafe { _mm512_add_epi32(sum, _mm512_slli_epi32::<3>(_mm512_set1_epi32(minus))) }
+    }
+
+    #[inline(always)]
+    fn load_w6<const PAIR: usize>(self, low: &[u8; 64], high: &[u8; 64]) -> (__m512i, __m512i) {
+        let (a, b) = self.load_w4(low);
+        unsafe {
+            // What shifts bring in from a neighbouring byte is masked off.
+            let (high, mask) = (_mm512_loadu_si512(high.as_ptr().cast()), _mm512_set1_epi8(0x30));
+            let (first, second) = if PAIR == 0 {
+                (_mm512_slli_epi16::<4>(high), _mm512_slli_epi16::<2>(high))
+            } else {
+                (high, _mm512_srli_epi16::<2>(high))
+            };
+            (_mm512_or_si512(a, _mm512_and_si512(first, mask)), _mm512_or_si512(b, _mm512_and_si512(second, mask)))
+        }
+    }
+    #[inline(always)]
+    fn dot6(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
+        self.dot8(sum, w, x)
     }
 
     #[inline(always)]

@@ -24,7 +24,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type I: Copy;
     /// 16 rows × 4 consecutive k of signed 8-bit weights, ready to be multiplied.
     type W8: Copy;
-    /// 16 rows × 4 consecutive k of unsigned 4-bit weights, one a byte.
+    /// 16 rows × 4 consecutive k of unsigned weights of few bits, one a byte.
     type W4: Copy;
     /// Sums of products of [`Simd::W4`] over up to 32 k.
     type A4: Copy;
@@ -63,6 +63,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The largest of the lanes, found in the same order.
     fn largest(self, v: Self::F) -> f32;
 
+    fn splat_i32(self, v: i32) -> Self::I;
     fn load_w8(self, w: &[i8; 64]) -> Self::W8;
     /// Begins a sum of products whose activations add up to `-minus`.
     fn start8(self, minus: i32) -> Self::I;
@@ -75,6 +76,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot4(self, sum: Self::A4, w: Self::W4, x: i32) -> Self::A4;
     /// The sums, plus `8 · minus` when weights stand for themselves less 8 (`minus` is the negated sum of activations).
     fn finish4(self, sum: Self::A4, minus: i32, shifted: bool) -> Self::I;
+
+    /// The `PAIR`-th two of four quads of 6-bit weights: low nibbles as for [`Simd::load_w4`], high pairs of bits of all
+    /// four, lowest first.
+    fn load_w6<const PAIR: usize>(self, low: &[u8; 64], high: &[u8; 64]) -> (Self::W4, Self::W4);
+    /// Adds the products of 4 k of 6-bit weights.
+    fn dot6(self, sum: Self::I, w: Self::W4, x: i32) -> Self::I;
 
     fn lut(self, values: &[f32; 16]) -> Self::Lut;
     /// The values that 16 low nibbles, then the 16 high ones, stand for.

@@ -143,6 +143,10 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn splat_i32(self, v: i32) -> I {
+        [v; LANES]
+    }
+    #[inline(always)]
     fn load_w8(self, w: &[i8; 64]) -> [i8; 64] {
         *w
     }
@@ -175,6 +179,20 @@ impl Simd for Scalar {
     #[inline(always)]
     fn finish4(self, sum: I, minus: i32, shifted: bool) -> I {
         if shifted { sum.map(|sum| sum + (minus << 3)) } else { sum }
+    }
+
+    #[inline(always)]
+    fn load_w6<const PAIR: usize>(self, low: &[u8; 64], high: &[u8; 64]) -> ([i8; 64], [i8; 64]) {
+        let (mut a, mut b) = self.load_w4(low);
+        for (i, high) in high.iter().enumerate() {
+            a[i] |= ((high >> (4 * PAIR) & 3) << 4) as i8;
+            b[i] |= ((high >> (4 * PAIR + 2) & 3) << 4) as i8;
+        }
+        (a, b)
+    }
+    #[inline(always)]
+    fn dot6(self, sum: I, w: [i8; 64], x: i32) -> I {
+        self.dot8(sum, w, x)
     }
 
     #[inline(always)]

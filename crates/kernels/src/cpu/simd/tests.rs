@@ -121,6 +121,14 @@ impl Kernel for Order {
                 |i: usize| (0..4).map(|j| i32::from(nibbles[4 * i + j] >> shift & 15) * i32::from(x[j])).sum::<i32>();
             assert_eq!(lanes(s, s.to_f32(sum)), std::array::from_fn(|i| row(i) as f32));
         }
+        let pairs: [u8; 64] = std::array::from_fn(|i| (i * 91 % 256) as u8);
+        let ((a, b), (c, d)) = (s.load_w6::<0>(&nibbles, &pairs), s.load_w6::<1>(&nibbles, &pairs));
+        for (side, shift, pair) in [(a, 0, 0), (b, 4, 2), (c, 0, 4), (d, 4, 6)] {
+            let sum = s.dot6(s.splat_i32(5), side, quad);
+            let weight = |i: usize| i32::from(nibbles[i] >> shift & 15 | (pairs[i] >> pair & 3) << 4);
+            let row = |i: usize| 5 + (0..4).map(|j| weight(4 * i + j) * i32::from(x[j])).sum::<i32>();
+            assert_eq!(lanes(s, s.to_f32(sum)), std::array::from_fn(|i| row(i) as f32));
+        }
     }
 }
 
