@@ -20,11 +20,14 @@ const STACK: usize = 256 << 20;
 
 /// Work allowed to a template whatever it is given, in minijinja's units: about one an instruction or 64 bytes. So it
 /// also bounds memory, to 64 bytes a unit. Gemma's template takes about 100.
-const FUEL: u64 = 200_000;
+const FUEL: u64 = 100_000;
 
 /// More of it: for each byte of text, of which a template needs 3/64, and for each message and part, where it needs 30.
 const FUEL_PER_BYTE: f64 = 0.25;
 const FUEL_PER_PART: u64 = 300;
+
+/// Most numbers of a `range`.
+const MAX_RANGE: usize = 4096;
 
 /// The template used for a checkpoint without one, of Gemma 3's shape.
 const BUILT_IN: &str = include_str!("template.jinja");
@@ -76,11 +79,13 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         // Prompts don't depend on the clock.
         environment.add_function("strftime_now", |_format: String| String::new());
-        // Adds lists, lazily: not Jinja's.
-        environment.remove_filter("chain");
-        let compile = || {
-            environment.add_template_owned("chat", source.to_owned())?;
-            growth::problem(source, syntax)
+        environment.add_function("range", range);
+        // They put lists together; chat templates have no use for them.
+        ["chain", "zip"].iter().for_each(|name| environment.remove_filter(name));
+        environment.remove_global("dict");
+        let compile = || match growth::problem(source, syntax)? {
+            None => environment.add_template_owned("chat", source.to_owned()).map(|()| None),
+            problem => Ok(problem),
         };
         let problem =
             on_deep_stack(file, compile)?.map_err(|error| wrong(format!("the chat template isn't Jinja: {error}")))?;
@@ -281,6 +286,15 @@ impl std::error::Error for Raised {}
 
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+}
+
+/// Jinja's `range`, within what a conversation may need: loops in loops, and lists of them, stay small.
+fn range(lower: isize, upper: Option<isize>, step: Option<isize>) -> Result<Value, minijinja::Error> {
+    let range = minijinja::functions::range(lower, upper, step)?;
+    match range.len() {
+        Some(len) if len <= MAX_RANGE => Ok(range),
+        _ => Err(minijinja::Error::new(ErrorKind::InvalidOperation, "range has too many elements")),
+    }
 }
 
 /// Jinja's `trim`, with Python's idea of white space.
