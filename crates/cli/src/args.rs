@@ -1,6 +1,8 @@
 //! What can be typed: names and flags, as the README and scripts rely on them.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use medgemma_gemma::convert::Target;
 use std::path::PathBuf;
 
 /// Run Google's MedGemma models on this machine: text and medical images in, text out. Nothing leaves the machine.
@@ -12,7 +14,7 @@ Not a medical device: a clinician reviews every answer."
 )]
 pub(crate) struct Cli {
     /// No progress and no notes: errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     pub(crate) quiet: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -26,10 +28,12 @@ pub(crate) enum Command {
     Models(Models),
     /// Get a model from the hub
     Pull(Pull),
-    /// Show what the model would see of pictures
-    Image(Image),
     /// Ask a model: one answer, or a chat when there is no PROMPT
     Run(Run),
+    /// Show what the model would see of pictures
+    Image(Image),
+    /// Write a model as GGUF files, smaller if wanted
+    Quantize(Quantize),
     /// Say how likely a model finds a text
     Score(Score),
     /// Measure how fast a model is on this machine
@@ -285,4 +289,30 @@ pub(crate) struct Score {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) load: Load,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Quantize {
+    /// Hub id, folder or .gguf file
+    pub(crate) model: String,
+    /// The file to write; the image encoder goes beside it as mmproj-OUT.gguf
+    #[arg(value_name = "OUT.gguf")]
+    pub(crate) out: PathBuf,
+    /// How weights are held
+    #[arg(long = "type", value_name = "TYPE", default_value = "q4_k_m", value_parser = target_parser())]
+    pub(crate) target: Target,
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Threads; else one for each core
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// A GGUF's image encoder, when it isn't found beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mmproj: Option<PathBuf>,
+}
+
+/// Reads a target by its name, and lists the names in the help.
+fn target_parser() -> impl TypedValueParser<Value = Target> {
+    PossibleValuesParser::new(Target::ALL.map(Target::name)).try_map(|name| name.parse::<Target>())
 }

@@ -37,6 +37,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Pull(args) => commands::pull::run(args, cli.quiet),
         Command::Image(args) => commands::image::run(args, cli.quiet),
         Command::Run(args) => commands::run::run(args, cli.quiet),
+        Command::Quantize(args) => commands::quantize::run(args, cli.quiet),
         Command::Score(args) => commands::score::run(args, cli.quiet),
         Command::Bench(args) => commands::bench::run(args, cli.quiet),
         Command::Doctor(args) => commands::doctor::run(args, cli.quiet),

@@ -207,3 +207,19 @@ fn a_reader_that_has_enough_ends_the_answer() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
 }
+
+#[test]
+fn a_converted_model_answers_the_same() {
+    let program = Program::new("tiny-mm16");
+    let out = program.home.path().join("tiny.gguf");
+    let out = out.to_str().unwrap();
+    let output = run(program.home.path(), &["quantize", &program.model, out, "--type", "f32", "-q"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("mmproj-tiny.gguf") && stdout(&output).contains("medgemma run"));
+    let args = ["What is it?", "--image", &picture(), "--max-tokens", "8", "-q"];
+    let converted = run(program.home.path(), &[&["run", out], &args[..]].concat());
+    assert_eq!(stdout(&converted), stdout(&program.run(&args[..3])));
+    let again = run(program.home.path(), &["quantize", &program.model, out]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("--force"), "{}", stderr(&again));
+}

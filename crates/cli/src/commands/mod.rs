@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod models;
 pub(crate) mod pull;
+pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod score;
 

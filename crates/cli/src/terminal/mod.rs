@@ -13,7 +13,7 @@ pub(crate) use editor::{Input, LineEditor};
 pub(crate) use load::LoadBar;
 pub(crate) use markdown::Markdown;
 pub(crate) use picture::show as show_picture;
-pub(crate) use progress::Download;
+pub(crate) use progress::{ByteBar, Download};
 pub(crate) use table::Table;
 
 /// Columns of the terminal: 80 where there is none.

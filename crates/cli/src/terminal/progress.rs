@@ -6,16 +6,11 @@ use crate::interrupt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write;
 
-/// The progress of a pull.
+/// A bar over bytes, with the name of what is at work.
 #[derive(Debug)]
-pub(crate) struct Download {
-    bar: ProgressBar,
-    quiet: bool,
-    /// Bytes of the files before this one.
-    before: u64,
-}
+pub(crate) struct ByteBar(ProgressBar);
 
-impl Download {
+impl ByteBar {
     /// For `total` bytes.
     pub(crate) fn new(total: u64, quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -29,35 +24,62 @@ impl Download {
         let style = ProgressStyle::with_template("{msg:!20} {wide_bar} {size}, {speed}, {eta}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸ ").with_key("size", size).with_key("speed", speed));
-        Self { bar, quiet, before: 0 }
+        Self(bar)
+    }
+
+    /// What is at work, and how many bytes are done.
+    pub(crate) fn set(&self, name: &str, done: u64) {
+        self.0.set_message(name.to_owned());
+        self.0.set_position(done);
     }
 
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
-        self.bar.finish_and_clear();
+        self.0.finish_and_clear();
+    }
+}
+
+/// The progress of a pull.
+#[derive(Debug)]
+pub(crate) struct Download {
+    bar: ByteBar,
+    quiet: bool,
+    /// Bytes of the files before this one.
+    before: u64,
+}
+
+impl Download {
+    /// For `total` bytes.
+    pub(crate) fn new(total: u64, quiet: bool) -> Self {
+        Self { bar: ByteBar::new(total, quiet), quiet, before: 0 }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        self.bar.finish();
     }
 }
 
 impl Watch for Download {
     fn file(&mut self, file: &File) {
-        self.bar.set_message(file.name.clone());
+        self.bar.set(&file.name, self.before);
     }
 
     fn have(&mut self, bytes: u64) {
-        self.bar.set_position(self.before + bytes);
+        self.bar.0.set_position(self.before + bytes);
     }
 
     fn done(&mut self, file: &File) {
         self.before += file.size;
-        self.bar.set_position(self.before);
-        if self.bar.is_hidden() && !self.quiet {
+        self.bar.0.set_position(self.before);
+        if self.bar.0.is_hidden() && !self.quiet {
             eprintln!("{} ({})", file.name, bytes(file.size));
         }
     }
 
     fn note(&mut self, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{text}"));
+            self.bar.0.suspend(|| eprintln!("{text}"));
         }
     }
 

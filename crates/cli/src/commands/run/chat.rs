@@ -6,7 +6,7 @@ use super::{ask, look, tell};
 use crate::args;
 use crate::conversation::{Picture, attach};
 use crate::engine;
-use crate::terminal::{self, AnswerView, Input, LineEditor, say_note, show_picture};
+use crate::terminal::{self, AnswerView, Input, LineEditor, say_note};
 use anyhow::Result;
 use medgemma_engine::{Finish, Pipeline};
 
@@ -18,7 +18,7 @@ const SAFETY: &str = "Not a medical device: a clinician reviews every answer bef
 /// # Errors
 /// When the terminal fails; what goes wrong with one question is said, and the chat goes on.
 pub(crate) fn chat(pipeline: &mut Pipeline, args: &args::Run, settings: Settings, quiet: bool) -> Result<()> {
-    let mut session = Session::new(settings, args.system.clone(), args.pad);
+    let mut session = Session::new(settings, args.system.clone(), pipeline.can_see(), args.pad);
     let mut editor = LineEditor::new(HELP.iter().map(|(name, _, _)| *name).collect(), args.history.as_deref())?;
     if !quiet {
         say_note(SAFETY);
@@ -29,7 +29,7 @@ pub(crate) fn chat(pipeline: &mut Pipeline, args: &args::Run, settings: Settings
         });
     }
     for picture in ask::pictures(args)? {
-        add(pipeline, &mut session, picture)?;
+        say_note(&session.attach(picture)?);
     }
     loop {
         println!();
@@ -64,7 +64,7 @@ pub(crate) fn chat(pipeline: &mut Pipeline, args: &args::Run, settings: Settings
 fn question(pipeline: &mut Pipeline, session: &mut Session, line: &str, args: &args::Run, quiet: bool) -> Result<()> {
     let typed = attach(line, |path| path.is_file());
     for path in &typed.pictures {
-        add(pipeline, session, Picture::read(path)?)?;
+        say_note(&session.attach(Picture::read(path)?)?);
     }
     if typed.text.is_empty() {
         return Ok(());
@@ -74,23 +74,13 @@ fn question(pipeline: &mut Pipeline, session: &mut Session, line: &str, args: &a
     let reply = engine::answer(pipeline, &turns, &session.settings.for_engine(), &mut view)?;
     view.finish()?;
     tell(&reply, "/set max_tokens", args.verbose, quiet);
-    if !pipeline.can_chat() {
-        return Ok(());
-    }
     // An answer that was stopped still was said; without a word of it the question may be asked again.
     if reply.finish != Finish::Cancelled || !reply.answer.is_empty() {
         session.answered(&typed.text, &reply.answer);
     }
-    Ok(())
-}
-
-/// Attaches a picture and shows it.
-fn add(pipeline: &Pipeline, session: &mut Session, picture: Picture) -> Result<()> {
-    if !pipeline.can_see() {
-        return Err(medgemma_gemma::Error::NoVision.into());
+    if !pipeline.can_chat() {
+        // Each text is continued for itself.
+        session.clear();
     }
-    show_picture(&picture.image);
-    say_note(&picture.about());
-    session.attach(picture);
     Ok(())
 }

@@ -82,19 +82,35 @@ pub(crate) struct Session {
     turns: Vec<Turn>,
     /// Pictures for the next question.
     pending: Vec<Picture>,
-    /// Whether pictures are padded to a square.
+    /// Whether the model takes pictures, and whether they are padded to a square first.
+    sees: bool,
     pad: bool,
 }
 
 impl Session {
     /// A chat in which nothing was said yet.
-    pub(crate) fn new(settings: Settings, system: Option<String>, pad: bool) -> Self {
-        Self { settings, system, turns: Vec::new(), pending: Vec::new(), pad }
+    pub(crate) fn new(settings: Settings, system: Option<String>, sees: bool, pad: bool) -> Self {
+        Self { settings, system, turns: Vec::new(), pending: Vec::new(), sees, pad }
     }
 
-    /// Adds a picture to the next question.
-    pub(crate) fn attach(&mut self, picture: Picture) {
+    /// Adds a picture to the next question and shows it; returns what to tell about it.
+    ///
+    /// # Errors
+    /// When the model can't see.
+    pub(crate) fn attach(&mut self, picture: Picture) -> Result<String> {
+        if !self.sees {
+            return Err(medgemma_gemma::Error::NoVision.into());
+        }
+        show_picture(&picture.image);
+        let about = picture.about();
         self.pending.push(picture.padded(self.pad));
+        Ok(about)
+    }
+
+    /// Forgets what was said and shown.
+    pub(crate) fn clear(&mut self) {
+        self.turns.clear();
+        self.pending.clear();
     }
 
     /// The conversation with a question at its end, as the model is given it. The question stays only once it is
@@ -122,13 +138,7 @@ impl Session {
     /// When a file can't be read or written, or a value is out of range.
     pub(crate) fn apply(&mut self, command: Command, width: usize) -> Result<Vec<String>> {
         let said = match command {
-            Command::Image(path) => {
-                let picture = Picture::read(&path)?;
-                show_picture(&picture.image);
-                let said = picture.about();
-                self.attach(picture);
-                said
-            }
+            Command::Image(path) => self.attach(Picture::read(&path)?)?,
             Command::System(None) => match &self.system {
                 Some(text) => text.clone(),
                 None => "There is no role instruction. Set one: /system You are an expert radiologist.".into(),
@@ -146,8 +156,7 @@ impl Session {
                 String::new()
             }
             Command::Clear => {
-                self.turns.clear();
-                self.pending.clear();
+                self.clear();
                 "The conversation is forgotten.".into()
             }
             Command::Save(_) if self.turns.is_empty() => bail!("nothing was said yet"),
@@ -218,7 +227,7 @@ mod tests {
             stop: Vec::new(),
             pan_and_scan: None,
         };
-        Session::new(settings, None, false)
+        Session::new(settings, None, true, false)
     }
 
     fn apply(session: &mut Session, line: &str) -> Result<Vec<String>> {
@@ -240,6 +249,13 @@ mod tests {
         assert!(session.pending().is_empty());
         let turns = session.with_question("sure?");
         assert_eq!(turns.iter().map(pictures).collect::<Vec<_>>(), [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_model_that_cannot_see_is_shown_nothing() {
+        let mut session = Session { sees: false, ..session() };
+        assert!(session.attach(Picture::grey("x.png")).unwrap_err().to_string().contains("can't see"));
+        assert!(session.pending().is_empty());
     }
 
     #[test]
