@@ -8,7 +8,7 @@ mod hub;
 mod program;
 
 use hub::{COMMIT, Hub, Reply, listing};
-use program::{json, medgemma, run, stderr, stdout, testdata};
+use program::{json, medgemma, picture, run, stderr, stdout, testdata};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -22,6 +22,22 @@ fn tiny() -> Hub {
         }
         let file = files.iter().find(|(name, _)| request.path == format!("/google/tiny/resolve/{COMMIT}/{name}"));
         file.map_or(Reply::status(404), |(_, body)| Reply::ok(*body))
+    })
+}
+
+/// A hub with a folder of the test data.
+fn hub_of(folder: &str) -> Hub {
+    let entries = std::fs::read_dir(testdata(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<(String, Vec<u8>)> = entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .collect();
+    Hub::start(move |request| {
+        if request.path.starts_with("/api/") {
+            let files: Vec<(&str, &[u8])> = files.iter().map(|(name, body)| (&name[..], &body[..])).collect();
+            return Reply::ok(listing(&files));
+        }
+        let file = files.iter().find(|(name, _)| request.path.ends_with(&format!("/{name}")));
+        file.map_or(Reply::status(404), |(_, body)| Reply::ok(body.clone()))
     })
 }
 
@@ -62,6 +78,26 @@ fn a_pulled_model_is_found_again() {
     assert_eq!((report["commit"].as_str(), report["bytes"].as_u64()), (Some(COMMIT), Some(24 + 2 + 7)));
     let path = report["path"].as_str().unwrap();
     assert_eq!(std::fs::read(Path::new(path).join("model.safetensors")).unwrap(), b"weights");
+}
+
+/// From the hub to an answer: what `pull` brings, `run` finds, as a folder and as one of several GGUFs.
+#[test]
+fn what_was_pulled_runs() {
+    for (folder, model, named) in [
+        ("tiny-mm16", "google/tiny", "google/tiny"),
+        ("tiny-mm16-gguf", "google/tiny:Q8_0", "google/tiny:Q8_0"),
+        ("tiny-mm16-gguf", "google/tiny", "google/tiny"),
+    ] {
+        let (home, hub) = (tempfile::tempdir().unwrap(), hub_of(folder));
+        let output = run(home.path(), &["pull", model, "--endpoint", &hub.url, "-q"]);
+        assert!(output.status.success(), "{folder}: {}", stderr(&output));
+        assert!(stdout(&output).contains(&format!("medgemma run {named}\n")), "{folder}: {}", stdout(&output));
+        let picture = picture();
+        let question = ["What is it?", "--image", &picture, "--max-tokens", "4", "--json"];
+        let pulled = json(&run(home.path(), &[&["run", named], &question[..]].concat()));
+        let tokens = pulled["usage"]["prompt_tokens"].as_u64();
+        assert!(tokens > Some(16), "{folder}: the picture is in the prompt");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 #[path = "support/program.rs"]
 mod program;
 
-use program::{json, medgemma, run, run_with, stderr, stdout, testdata};
+use program::{json, medgemma, picture, run, run_with, stderr, stdout, testdata};
 use serde_json::{Value, json};
 use std::process::{Output, Stdio};
 
@@ -33,13 +33,6 @@ impl Program {
         std::fs::write(&path, contents).unwrap();
         path.to_str().unwrap().to_owned()
     }
-}
-
-fn picture() -> String {
-    let images = std::fs::read_dir(testdata("images")).unwrap();
-    let mut pictures: Vec<String> = images.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect();
-    pictures.sort();
-    pictures.into_iter().find(|name| name.ends_with(".png")).expect("the test data has pictures")
 }
 
 #[test]

@@ -47,3 +47,11 @@ pub(crate) fn json(output: &Output) -> serde_json::Value {
 pub(crate) fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
+
+/// A picture of the test data.
+pub(crate) fn picture() -> String {
+    let images = std::fs::read_dir(testdata("images")).unwrap();
+    let mut pictures: Vec<String> = images.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect();
+    pictures.sort();
+    pictures.into_iter().find(|name| name.ends_with(".png")).expect("the test data has pictures")
+}
