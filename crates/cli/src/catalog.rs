@@ -113,6 +113,11 @@ impl Variant {
         VARIANTS.iter().find(|variant| variant.id == id)
     }
 
+    /// The hub id that a name without its owner may stand for (`medgemma-4b-it`).
+    pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
+        VARIANTS.iter().map(|variant| variant.id).find(|id| id.strip_prefix("google/") == Some(name))
+    }
+
     fn config(&self) -> Config {
         Config::of_variant(self.shape).expect("a test goes through all of them")
     }

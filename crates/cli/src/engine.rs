@@ -1,16 +1,17 @@
 //! From what was typed to a model that can be asked.
 
 use crate::args::{Device, Load, Quant};
+use crate::catalog::Variant;
 use crate::conversation::{Turn, for_engine};
 use crate::footprint::{self, USUAL_CONTEXT};
 use crate::interrupt;
 use crate::machine;
 use crate::terminal::{AnswerView, LoadBar, bytes, say_note};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use medgemma_engine::{Checkpoint, Event, LoadOptions, Options, Pipeline, Reply};
 use medgemma_formats::{DType, Folder};
 use medgemma_gemma::Weights;
-use medgemma_gemma::locate::{DEMO, Located, locate};
+use medgemma_gemma::locate::{self, DEMO, Located, locate};
 use medgemma_gemma::text::{Message, Role};
 use medgemma_kernels::WeightFormat;
 use std::io::{self, Write};
@@ -83,12 +84,23 @@ pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Res
     Ok(pipeline?)
 }
 
+/// Finds a model's files.
+///
+/// # Errors
+/// When they aren't here.
+pub(crate) fn find(model: &str) -> Result<Located> {
+    locate(model).map_err(|error| match (Variant::meant_by(model), &error) {
+        (Some(id), locate::Error::BadId { .. }) => anyhow!("{model} is a part of a hub id: give {id}"),
+        _ => error.into(),
+    })
+}
+
 /// Opens a model's files without loading its weights.
 ///
 /// # Errors
 /// When it isn't here, or its files are malformed.
 pub(crate) fn checkpoint(model: &str, mmproj: Option<&Path>) -> Result<Checkpoint> {
-    Ok(match locate(model)? {
+    Ok(match find(model)? {
         Located::Folder(folder) => Checkpoint::from_folder(&Folder::open(&folder)?)?,
         Located::Gguf { model, mmproj: beside } => Checkpoint::open_gguf(&model, mmproj.or(beside.as_deref()))?,
         Located::Demo => bail!("`demo` is too small for that: give a model, or --synthetic 4b-it"),

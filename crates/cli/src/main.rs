@@ -52,8 +52,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 /// An error and its causes on one line, without a terminal's control characters: parts of it may come from a file.
+///
+/// A cause that the error before it has already told is not told again.
 fn one_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).collect()
 }
 
@@ -63,4 +71,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         let json = || cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
         cause.downcast_ref().is_some_and(is_pipe) || json() == Some(std::io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_is_one_line_that_repeats_nothing() {
+        let error = anyhow!("no such file").context("x.png: no such file").context("messages[0]");
+        assert_eq!(one_line(&error), "messages[0]: x.png: no such file");
+        assert_eq!(one_line(&anyhow!("a\n\x1b[2Jb").context("c")), "c: a [2Jb");
+    }
 }

@@ -168,12 +168,16 @@ fn lines(report: &Report) -> Vec<String> {
     table.row(["Load", &format!("{:.1} s", report.load_seconds)]);
     let speed = |speed: &Speed| {
         let Spread { median, least, most, runs } = speed.tokens_per_second;
-        format!("{median:.1} tokens a second ({least:.1} to {most:.1} in {runs} runs of {})", speed.tokens)
+        match runs {
+            1 => format!("{median:.1} tokens a second (one run of {})", speed.tokens),
+            _ => format!("{median:.1} tokens a second ({least:.1} to {most:.1} in {runs} runs of {})", speed.tokens),
+        }
     };
     table.row(["Prompt", &speed(&report.prompt)]);
     table.row(["Answer", &speed(&report.generate)]);
     if let Some(Spread { median, least, most, runs }) = report.image_seconds {
-        table.row(["Image", &format!("{median:.2} s ({least:.2} to {most:.2} in {runs} runs)")]);
+        let range = if runs == 1 { String::new() } else { format!(" ({least:.2} to {most:.2} in {runs} runs)") };
+        table.row(["Image", &format!("{median:.2} s{range}")]);
     }
     table.lines(width())
 }

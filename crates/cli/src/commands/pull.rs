@@ -2,6 +2,7 @@
 
 use super::{print_json, print_lines};
 use crate::args;
+use crate::catalog::Variant;
 use crate::hub::{self, Client, Pull, Repo};
 use crate::interrupt;
 use crate::terminal::{Download, bytes};
@@ -21,7 +22,7 @@ struct Report {
 }
 
 pub(crate) fn run(args: &args::Pull, quiet: bool) -> Result<()> {
-    let mut id = HubId::parse(&args.model)?;
+    let mut id = HubId::parse(Variant::meant_by(&args.model).unwrap_or(&args.model))?;
     if args.revision != "main" {
         id = id.at(&args.revision)?;
     }
@@ -32,11 +33,11 @@ pub(crate) fn run(args: &args::Pull, quiet: bool) -> Result<()> {
     let client = Client::new(&args.endpoint, token)?;
     let cache = Cache::from_env();
     let _polite = interrupt::guard();
-    let repo = Repo::ask(&client, &id, interrupt::asked)?;
+    let mut watch = Download::new(quiet);
+    let repo = Repo::ask(&client, &id, &mut watch)?;
     let files = hub::plan(&id, &repo, args.file.as_deref())?;
     let total = files.iter().map(|file| file.size).sum();
-
-    let mut watch = Download::new(total, quiet);
+    watch.begin(total);
     let pull = Pull { client: &client, cache: &cache, id: &id, repo: &repo, verify: args.verify };
     let result = pull.run(&files, &mut watch);
     watch.finish();

@@ -10,13 +10,13 @@ use anyhow::{Result, bail};
 use medgemma_formats::Folder;
 use medgemma_gemma::Error;
 use medgemma_gemma::convert::{Options, Plan, Source, Written};
-use medgemma_gemma::locate::{Located, locate};
+use medgemma_gemma::locate::Located;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 pub(crate) fn run(args: &args::Quantize, quiet: bool) -> Result<()> {
     let checkpoint = engine::checkpoint(&args.model, args.mmproj.as_deref())?;
-    let folder = match locate(&args.model)? {
+    let folder = match engine::find(&args.model)? {
         Located::Folder(path) => Some(Folder::open(&path)?),
         _ => None,
     };

@@ -1,5 +1,6 @@
 //! HTTP to the hub: who gets the token, which redirects are followed, what an answer's status means.
 
+use super::download::Watch;
 use anyhow::{Context, Result, anyhow, bail};
 use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
@@ -9,7 +10,7 @@ use ureq::{Agent, Body};
 /// Redirects that one request may take.
 const MAX_REDIRECTS: usize = 5;
 /// Tries after the first that a request gets.
-const TRIES: u32 = 5;
+const TRIES: u32 = 4;
 /// How long one read may hang before the request counts as dead.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -110,7 +111,7 @@ impl Client {
 
 impl Client {
     /// Asks for `path` as often as it is worth it.
-    pub(crate) fn get_patiently(&self, path: &str, stopped: impl Fn() -> bool) -> Result<Response<Body>, Failure> {
+    pub(crate) fn get_patiently(&self, path: &str, watch: &mut dyn Watch) -> Result<Response<Body>, Failure> {
         let mut failures = 0;
         loop {
             let failure = match self.get(path, 0) {
@@ -118,10 +119,10 @@ impl Client {
                 Err(failure) => failure,
             };
             failures += 1;
-            if !failure.passing || failures > self.tries() || stopped() {
+            if !failure.passing || failures > self.tries() || watch.stopped() {
                 return Err(failure);
             }
-            self.pause(self.backoff(failures), &stopped);
+            self.pause(&failure, failures, watch);
         }
     }
 
@@ -130,15 +131,13 @@ impl Client {
         TRIES
     }
 
-    /// The wait after so many failures in a row.
-    pub(crate) fn backoff(&self, failures: u32) -> Duration {
-        self.patience * 2_u32.saturating_pow(failures.saturating_sub(1)).min(16)
-    }
-
-    /// Waits, but not longer than the user wants to.
-    pub(crate) fn pause(&self, wait: Duration, stopped: impl Fn() -> bool) {
+    /// Says what failed and waits, longer with each failure in a row, but not longer than the user wants to.
+    pub(crate) fn pause(&self, failure: &Failure, failures: u32, watch: &mut dyn Watch) {
+        let wait = self.patience * 2_u32.saturating_pow(failures.saturating_sub(1)).min(16);
+        let why = crate::one_line(&failure.error);
+        watch.note(&format!("{why}: trying again in {:.0} s", wait.as_secs_f32().ceil()));
         let until = Instant::now() + wait;
-        while Instant::now() < until && !stopped() {
+        while Instant::now() < until && !watch.stopped() {
             std::thread::sleep(Duration::from_millis(50).min(wait));
         }
     }

@@ -147,9 +147,7 @@ impl Pull<'_> {
                 let about = part.file.name.clone();
                 return Err(explain(failure, self.client, self.id)).context(about);
             }
-            let wait = self.client.backoff(failures);
-            watch.note(&format!("{:#}: trying again in {:.0} s", failure.error, wait.as_secs_f32().ceil()));
-            self.client.pause(wait, || watch.stopped());
+            self.client.pause(&failure, failures, watch);
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ impl Try {
         let client = Client::new(&hub.url, self.token.map(str::to_owned))?.impatient();
         let cache = Cache::new(self.folder.path());
         let id = HubId::parse("google/model")?;
-        let repo = Repo::ask(&client, &id, || false)?;
+        let repo = Repo::ask(&client, &id, &mut self.watch)?;
         let files = super::super::plan(&id, &repo, None)?;
         let pull = Pull { client: &client, cache: &cache, id: &id, repo: &repo, verify: self.verify };
         pull.run(&files, &mut self.watch)
@@ -226,7 +226,7 @@ fn a_busy_hub_is_asked_again_and_a_broken_one_given_up() {
     let broken = hub_of(|_, _| Reply::status(502));
     let text = Try::new().failure(&broken);
     assert!(text.contains("try again") && text.contains("502"), "{text}");
-    assert_eq!(broken.requests().iter().filter(|r| r.path.ends_with("safetensors")).count(), 6);
+    assert_eq!(broken.requests().iter().filter(|r| r.path.ends_with("safetensors")).count(), 5);
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn two_pulls_at_once_share_the_work() {
         let other = scope.spawn(|| {
             let client = Client::new(&hub.url, None).unwrap().impatient();
             let (cache, id) = (Cache::new(&path), HubId::parse("google/model").unwrap());
-            let repo = Repo::ask(&client, &id, || false).unwrap();
+            let repo = Repo::ask(&client, &id, &mut Notes::default()).unwrap();
             let files = super::super::plan(&id, &repo, None).unwrap();
             let pull = Pull { client: &client, cache: &cache, id: &id, repo: &repo, verify: false };
             pull.run(&files, &mut Notes::default()).unwrap()

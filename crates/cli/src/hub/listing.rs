@@ -1,6 +1,7 @@
 //! A repository's files as the hub lists them, and what it means when it doesn't.
 
 use super::client::{Client, Failure};
+use super::download::Watch;
 use anyhow::{Result, anyhow, bail};
 use medgemma_gemma::locate::HubId;
 use serde::Deserialize;
@@ -70,9 +71,9 @@ struct Lfs {
 
 impl Repo {
     /// Asks the hub.
-    pub(crate) fn ask(client: &Client, id: &HubId, stopped: impl Fn() -> bool) -> Result<Self> {
+    pub(crate) fn ask(client: &Client, id: &HubId, watch: &mut dyn Watch) -> Result<Self> {
         let path = format!("/api/models/{}/revision/{}?blobs=true", id.repo(), id.revision().replace('/', "%2F"));
-        let response = client.get_patiently(&path, stopped).map_err(|failure| explain(failure, client, id))?;
+        let response = client.get_patiently(&path, watch).map_err(|failure| explain(failure, client, id))?;
         let body = response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec()?;
         Self::parse(&body)
     }

@@ -49,9 +49,14 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// For `total` bytes.
-    pub(crate) fn new(total: u64, quiet: bool) -> Self {
-        Self { bar: ByteBar::new(total, quiet), quiet, before: 0 }
+    /// Before it is known how much there is to get: nothing is shown but notes.
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { bar: ByteBar::new(0, true), quiet, before: 0 }
+    }
+
+    /// Begins to show a bar, for `total` bytes.
+    pub(crate) fn begin(&mut self, total: u64) {
+        self.bar = ByteBar::new(total, self.quiet);
     }
 
     /// Takes the bar away.
