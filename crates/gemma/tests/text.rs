@@ -171,6 +171,27 @@ fn a_gguf_gives_the_ids_and_texts_of_the_json() {
     }
 }
 
+/// The GGUF that llama.cpp's converter made of Gemma 3 270M against the tokenizer.json of the same vocabulary.
+#[test]
+fn the_real_gguf_gives_the_ids_of_the_real_json() {
+    let path = testdata("fetched/gemma-3-270m-Q4_K_M.gguf");
+    if !path.exists() {
+        eprintln!("skipped: {} is not there; scripts/fetch-testdata.sh gemma3-270m fetches it", path.display());
+        return;
+    }
+    let Some(json) = tokenizer("real") else { return };
+    let gguf = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    assert_eq!(gguf.prefix(), json.prefix());
+    for line in lines(include_str!("data/encode.jsonl")) {
+        let Some(text) = line[0].as_str() else { continue };
+        assert_eq!(gguf.encode(text, Special::Plain), json.encode(text, Special::Plain), "{text:?}");
+        // A text-only model's vocabulary ends before <image_soft_token>.
+        if !text.contains("<image_soft_token>") {
+            assert_eq!(gguf.encode(text, Special::Parse), json.encode(text, Special::Parse), "{text:?}");
+        }
+    }
+}
+
 /// Gemma's own chat template, which the tiny checkpoints have too.
 fn real_template() -> String {
     std::fs::read_to_string(testdata("tiny-mm16/chat_template.jinja")).unwrap()
