@@ -18,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
         assert!(special == Special::Parse || ids.iter().all(|&id| !tokenizer.is_control(id)));
     }
 
-    let ids: Vec<u32> = data.chunks(2).map(|pair| pair.iter().fold(0, |id, &b| id << 8 | u32::from(b)) % 1010).collect();
+    let ids: Vec<u32> =
+        data.chunks(2).map(|pair| pair.iter().fold(0, |id, &b| id << 8 | u32::from(b)) % 1010).collect();
     let whole = tokenizer.decode(&ids, true);
     let mut stream = DecodeStream::new(tokenizer, true);
     let mut streamed: String = ids.iter().map(|&id| stream.push(id)).collect();
