@@ -237,6 +237,9 @@ pub(crate) struct Bench {
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_2)]
     pub(crate) generate: usize,
+    /// Sequences to generate together; the prompt is read once for each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
+    pub(crate) batch: usize,
     /// Times to measure
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_1)]
     pub(crate) runs: usize,

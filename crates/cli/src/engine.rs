@@ -8,8 +8,8 @@ use crate::interrupt;
 use crate::machine;
 use crate::terminal::{AnswerView, LoadBar, bytes, say_note};
 use anyhow::{Context, Result, anyhow, bail};
-use medgemma_engine::{Checkpoint, Event, LoadOptions, Options, Pipeline, Reply};
-use medgemma_formats::{DType, Folder};
+use medgemma_engine::{Checkpoint, Event, LoadOptions, Opened, Options, Pipeline, Reply};
+use medgemma_formats::DType;
 use medgemma_gemma::Weights;
 use medgemma_gemma::locate::{self, DEMO, Located, locate};
 use medgemma_gemma::text::{Message, Role};
@@ -67,10 +67,11 @@ impl Load {
 /// When it isn't here, doesn't fit, can't see what it will be shown, or its files are malformed.
 pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Result<Pipeline> {
     let options = load.for_engine()?;
+    let opened = open(model, load.mmproj.as_deref())?;
     if model != DEMO {
         // Loading takes minutes: what can be known before is said before.
-        let checkpoint = checkpoint(model, load.mmproj.as_deref())?;
-        let about = announcement(model, &checkpoint, load)?;
+        let checkpoint = opened.checkpoint();
+        let about = announcement(model, checkpoint, load)?;
         if pictures && checkpoint.config.vision.is_none() {
             return Err(medgemma_gemma::Error::NoVision.into());
         }
@@ -79,7 +80,7 @@ pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Res
         }
     }
     let bar = LoadBar::new(model, quiet);
-    let pipeline = Pipeline::load_with(model, &options, |progress| bar.set(progress.done, progress.total));
+    let pipeline = opened.load(&options, |progress| bar.set(progress.done, progress.total));
     bar.finish();
     Ok(pipeline?)
 }
@@ -99,12 +100,9 @@ pub(crate) fn find(model: &str) -> Result<Located> {
 ///
 /// # Errors
 /// When it isn't here, or its files are malformed.
-pub(crate) fn checkpoint(model: &str, mmproj: Option<&Path>) -> Result<Checkpoint> {
-    Ok(match find(model)? {
-        Located::Folder(folder) => Checkpoint::from_folder(&Folder::open(&folder)?)?,
-        Located::Gguf { model, mmproj: beside } => Checkpoint::open_gguf(&model, mmproj.or(beside.as_deref()))?,
-        Located::Demo => bail!("`demo` is too small for that: give a model, or --synthetic 4b-it"),
-    })
+pub(crate) fn open(model: &str, mmproj: Option<&Path>) -> Result<Opened> {
+    find(model)?;
+    Ok(Opened::open(model, mmproj)?)
 }
 
 /// What a model is and whether there is room for it, in a sentence.

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => RgbImage::from_raw(64, 48, vec![128; 64 * 48 * 3]).ok_or("a grey square")?,
     };
     // The encoder takes squares: medical pictures are padded rather than stretched.
-    let (square, _) = picture.pad_to_square();
+    let (square, _) = picture.pad_to_square()?;
     let mut pipeline = Pipeline::load(&model)?;
     let request = Request::from("Describe this X-ray.")
         .system("You are an expert radiologist.")

@@ -16,7 +16,7 @@ fn main() -> Result<(), medgemma_engine::Error> {
     let folder = std::env::args().nth(1).map_or_else(|| PathBuf::from(testdata), PathBuf::from);
     let checkpoint = Checkpoint::from_folder(&Folder::open(&folder)?)?;
     let model = checkpoint.load_cpu(WeightFormat::Stored, None, |_| {})?;
-    let config = RunnerConfig { context: 512, chunk: 128, outputs: 1, cache: CacheType::F32 };
+    let config = RunnerConfig { context: 512, sequences: 1, chunk: 128, outputs: 1, cache: CacheType::F32 };
     let mut runner = Runner::new(model, config)?;
     let mut sequence = Sequence::default();
     runner.start(&mut sequence, vec![2, 105, 300, 301, 302], Vec::new())?;

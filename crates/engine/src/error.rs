@@ -26,7 +26,7 @@ pub enum Error {
         /// Tokens of the pool.
         context: usize,
     },
-    /// A prompt without a token.
+    /// A prompt without a token, or a sequence in which nothing waits to be computed.
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// A token id the model doesn't have.

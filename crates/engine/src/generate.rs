@@ -81,7 +81,7 @@ pub struct Timings {
 /// ends the text is not.
 ///
 /// # Errors
-/// When a parameter is out of range or the cache is full.
+/// When a parameter is out of range, nothing waits to be computed, or the cache is full.
 pub fn generate<B: Backend>(
     runner: &mut Runner<B>,
     sequence: &mut Sequence<B>,
@@ -133,6 +133,9 @@ fn prefill<B: Backend>(
     on: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Option<u32>, Error> {
     let total = sequence.tokens().len();
+    if sequence.computed() == total {
+        return Err(Error::EmptyPrompt);
+    }
     let mut row = 0;
     while sequence.computed() < total {
         if on(Progress::Prompt { done: sequence.computed(), total }).is_break() {
@@ -162,13 +165,16 @@ fn choose(logits: &[f32], sampler: &mut Sampler, count: Option<usize>) -> NewTok
 /// Log-probabilities of a prompt's tokens, each given those before it: entry i belongs to token i + 1.
 ///
 /// # Errors
-/// When the cache is full.
+/// When part of the sequence was computed before (its logits are gone: start it anew), or the cache is full.
 pub fn score<B: Backend>(
     runner: &mut Runner<B>,
     sequence: &mut Sequence<B>,
     count: usize,
     on: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<NewToken>, Error> {
+    if sequence.computed() > 0 {
+        return Err(Error::Parameter("a sequence that was computed in part can't be scored: release it first".into()));
+    }
     let total = sequence.tokens().len();
     let vocab = runner.model().config().text.vocab;
     let outputs = runner.config().outputs.max(1);

@@ -14,6 +14,6 @@ pub use error::Error;
 pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, score};
 pub use load::Checkpoint;
 pub use loops::LoopDetector;
-pub use pipeline::{Event, LoadOptions, Options, Pipeline, Quant, Reply, Request};
+pub use pipeline::{Event, LoadOptions, Opened, Options, Pipeline, Quant, Reply, Request};
 pub use runner::{Runner, RunnerConfig, Work};
 pub use sequence::{PlacedImage, Sequence};

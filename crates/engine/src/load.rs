@@ -3,7 +3,7 @@
 use crate::error::Error;
 use medgemma_formats::{DType, Folder, Gguf, Safetensors};
 use medgemma_gemma::{Config, LoadProgress, Model, Synthetic, Weights};
-use medgemma_kernels::{CpuBackend, WeightFormat};
+use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
 use std::path::Path;
 
 /// An opened checkpoint: its configuration and its weights, nothing packed yet.
@@ -63,6 +63,22 @@ impl Checkpoint {
         })?;
         let weights = Weights::Synthetic(Synthetic::new(&format!("synthetic {variant}"), dtype, 0));
         Ok(Self { config, weights })
+    }
+
+    /// How keys and values are held when nobody says: exactly for float weights, in bf16 beside quantized ones, which
+    /// lose more than that.
+    ///
+    /// # Errors
+    /// When the first layer's tensors are broken.
+    pub fn cache_type(&self, format: WeightFormat) -> Result<CacheType, Error> {
+        let exact = match format {
+            WeightFormat::Stored => {
+                matches!(self.weights.stored_as()?, Some(DType::F32 | DType::F16 | DType::BF16))
+            }
+            WeightFormat::F32 | WeightFormat::BF16 => true,
+            WeightFormat::Q8 | WeightFormat::Q4 | WeightFormat::Nf4 => false,
+        };
+        Ok(if exact { CacheType::F32 } else { CacheType::BF16 })
     }
 
     /// Packs the weights for the host's processor.

@@ -16,7 +16,7 @@ mod request;
 mod run;
 mod spoken;
 
-pub use load::{LoadOptions, Quant};
+pub use load::{CHUNK, LoadOptions, Opened, Quant};
 pub use request::{Options, Request};
 pub use run::{Event, Reply, ScoredToken, Usage};
 pub use spoken::SpokenToken;

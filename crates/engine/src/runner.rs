@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub struct RunnerConfig {
     /// Tokens a sequence may have, prompt and answer.
     pub context: usize,
+    /// Sequences of that length that there is room for at once.
+    pub sequences: usize,
     /// Prompt tokens computed in one step.
     pub chunk: usize,
     /// Rows that get logits in one step.
@@ -50,10 +52,12 @@ impl<B: Backend> Runner<B> {
         let text = &model.config().text;
         let image = model.config().vision.as_ref().map_or(0, |v| v.tokens_per_image);
         let rows = config.chunk.max(image).max(1);
-        let global_blocks = config.context.div_ceil(BLOCK);
-        // The window and a step's rows; once more a window, for what is kept at the end of the prompt.
+        let each = config.context.div_ceil(BLOCK);
+        // The window and a step's rows; once more a window and a block, for what is kept at the end of the prompt.
         let window = text.window.min(config.context);
-        let local_blocks = (rows.div_ceil(BLOCK) + 1 + 2 * (window.div_ceil(BLOCK) + 1)).min(global_blocks);
+        let each_local = (rows.div_ceil(BLOCK) + 2 + 2 * (window.div_ceil(BLOCK) + 1)).min(each);
+        let sequences = config.sequences.max(1);
+        let (global_blocks, local_blocks) = (each.saturating_mul(sequences), each_local.saturating_mul(sequences));
         let caches = model.caches(global_blocks, local_blocks, config.cache)?;
         let workspace = model.workspace(rows, config.outputs.max(1))?;
         Ok(Self {
@@ -92,7 +96,7 @@ impl<B: Backend> Runner<B> {
     /// Returns the number of prompt tokens that needn't be computed again.
     ///
     /// # Errors
-    /// When the prompt is empty, too long, or has ids outside the vocabulary.
+    /// When the prompt is empty, too long, or has ids outside the vocabulary, or an image's place is not one.
     pub fn start(
         &mut self,
         sequence: &mut Sequence<B>,
@@ -112,12 +116,28 @@ impl<B: Backend> Runner<B> {
         if let Some((_, id)) = tokens.iter().enumerate().find(outside) {
             return Err(Error::TokenId { id: *id, vocab });
         }
+        let per_image = self.model.config().vision.as_ref().map_or(0, |v| v.tokens_per_image);
+        let mut free = 0;
+        for PlacedImage { positions, .. } in &images {
+            if positions.start < free || positions.len() != per_image || positions.end > tokens.len() {
+                return Err(Error::Parameter(format!(
+                    "an image at {positions:?} of {} tokens: each takes {per_image}, in order",
+                    tokens.len()
+                )));
+            }
+            free = positions.end;
+        }
         let window = self.model.config().text.window;
         Ok(sequence.restart(tokens, images, window, &mut self.global_pool, &mut self.local_pool))
     }
 
     /// Adds a token to be computed next.
+    ///
+    /// # Panics
+    /// When the model has no such token.
     pub fn push(&self, sequence: &mut Sequence<B>, token: u32) {
+        let vocab = self.model.config().text.vocab;
+        assert!((token as usize) < vocab, "token {token} of {vocab}");
         sequence.tokens.push(token);
     }
 

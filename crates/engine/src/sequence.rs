@@ -2,7 +2,7 @@
 
 use crate::blocks::{BlockPool, BlockTable};
 use medgemma_gemma::ImageFeatures;
-use medgemma_kernels::Backend;
+use medgemma_kernels::{BLOCK, Backend};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -128,7 +128,8 @@ impl<B: Backend> Sequence<B> {
     pub(crate) fn evict(&mut self, window: usize, pool: &mut BlockPool) {
         let first_seen = (self.computed + 1).saturating_sub(window);
         let keep = match self.computed >= self.anchor {
-            true => (self.anchor + 1).saturating_sub(window)..self.anchor,
+            // One block more: a follow-up may branch off just before the end, where its first tokens merge.
+            true => (self.anchor + 1).saturating_sub(window + BLOCK)..self.anchor,
             false => 0..0,
         };
         self.local.evict_below(first_seen, keep, pool);

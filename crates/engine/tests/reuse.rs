@@ -13,7 +13,7 @@ fn runner_of(context: usize, threads: usize, chunk: usize) -> Runner<CpuBackend>
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny-mm");
     let checkpoint = Checkpoint::from_folder(&Folder::open(&folder).unwrap()).unwrap();
     let model = checkpoint.load_cpu(WeightFormat::Stored, Some(threads), |_| {}).unwrap();
-    Runner::new(model, RunnerConfig { context, chunk, outputs: 4, cache: CacheType::F32 }).unwrap()
+    Runner::new(model, RunnerConfig { context, sequences: 1, chunk, outputs: 4, cache: CacheType::F32 }).unwrap()
 }
 
 fn text(seed: u32, len: usize) -> Vec<u32> {

@@ -25,7 +25,7 @@ pub struct Model<B: Backend> {
     vision_workspace: Mutex<Option<VisionWorkspace<B>>>,
 }
 
-/// How far loading has come, in tensors.
+/// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
     /// Layers loaded.

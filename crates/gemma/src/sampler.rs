@@ -158,6 +158,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
 pub fn logprobs(logits: &[f32], id: u32, count: usize) -> (f32, Vec<TokenLogprob>) {
     let normalizer = log_sum_exp(logits);
     let chosen = logits.get(id as usize).map_or(f32::NEG_INFINITY, |l| l - normalizer);
+    let count = count.min(logits.len());
     let mut top: Vec<TokenLogprob> = Vec::with_capacity(count + 1);
     for (id, &logit) in logits.iter().enumerate() {
         let logprob = logit - normalizer;

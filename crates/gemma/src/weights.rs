@@ -86,7 +86,11 @@ impl Weights {
         if squeezed(&tensor.shape) != squeezed(shape) {
             return Err(self.shape_error(spelled, &tensor.shape, shape));
         }
-        Ok(tensor)
+        if tensor.shape == shape {
+            return Ok(tensor);
+        }
+        let nf4 = tensor.nf4.clone();
+        Ok(Tensor::from_parts(spelled, tensor.dtype, shape.to_vec(), tensor.bytes.clone(), nf4)?)
     }
 
     /// A vector, decoded.
@@ -182,5 +186,32 @@ impl Weights {
     /// As [`Weights::stored_as`].
     pub fn vision_stored_as(&self) -> Result<Option<DType>, Error> {
         Ok(self.find("v.blk.0.attn_q.weight", &[])?.1.map(|t| t.dtype))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medgemma_formats::GgufWriter;
+
+    fn gguf(shape: &[usize]) -> Weights {
+        let mut writer = GgufWriter::new("tiny.gguf");
+        writer.set("general.architecture", "gemma3").unwrap();
+        writer.tensor("blk.0.ffn_up.weight", DType::F32, shape).unwrap();
+        let mut tensors = writer.to(Vec::new()).unwrap();
+        tensors.write(&[0; 24]).unwrap();
+        let model = Gguf::from_bytes("tiny.gguf", tensors.finish().unwrap().into()).unwrap();
+        Weights::Gguf { name: "tiny.gguf".into(), model, mmproj: None }
+    }
+
+    /// A file may write a matrix with dimensions of 1; the backend must not take one of them for its columns.
+    #[test]
+    fn tensors_have_the_shape_that_was_asked_for() {
+        for stored in [&[2, 3][..], &[2, 3, 1], &[1, 2, 3]] {
+            let tensor = gguf(stored).tensor("blk.0.ffn_up.weight", &[2, 3]).unwrap();
+            assert_eq!((tensor.rows(), tensor.cols()), (2, 3), "{stored:?}");
+        }
+        let error = gguf(&[3, 2]).tensor("blk.0.ffn_up.weight", &[2, 3]).unwrap_err().to_string();
+        assert!(error.contains("ffn_up") && error.contains("[3, 2]"), "{error}");
     }
 }

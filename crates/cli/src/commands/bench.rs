@@ -7,15 +7,12 @@ use crate::interrupt;
 use crate::machine;
 use crate::terminal::{LoadBar, Table, bytes, say_note, width};
 use anyhow::{Context, Result, bail};
-use medgemma_engine::{Checkpoint, Generation, Progress, Runner, RunnerConfig, Sequence, generate};
-use medgemma_gemma::sampler::Sampling;
-use medgemma_kernels::{Backend, CacheType, CpuBackend, WeightFormat};
+use medgemma_engine::pipeline::CHUNK;
+use medgemma_engine::{Checkpoint, Runner, RunnerConfig, Sequence, Work};
+use medgemma_gemma::sampler::argmax;
+use medgemma_kernels::{Backend, CpuBackend, WeightFormat};
 use serde::Serialize;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
-
-/// Prompt tokens computed in one step.
-const CHUNK: usize = 512;
 
 #[derive(Serialize)]
 struct Report {
@@ -24,6 +21,8 @@ struct Report {
     synthetic: bool,
     device: String,
     context: usize,
+    /// Sequences generated together; speeds are of all of them.
+    batch: usize,
     load_seconds: f64,
     weights_bytes: usize,
     /// Most memory that the process held, where the system says.
@@ -74,6 +73,7 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         Some(_) => WeightFormat::Stored,
         None => args.load.weight_format(),
     };
+    let cache = checkpoint.cache_type(format)?;
     let model = checkpoint.load_cpu(format, options.threads, |progress| bar.set(progress.done, progress.total))?;
     bar.finish();
     let load_seconds = begun.elapsed().as_secs_f64();
@@ -82,25 +82,22 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         bail!("--context {context} has no room for {} tokens: make it larger", args.prompt + args.generate);
     }
     let (device, weights_bytes) = (model.backend().name(), model.weight_bytes());
-    let config = RunnerConfig { context, chunk: CHUNK, outputs: 1, cache: CacheType::F32 };
+    let config = RunnerConfig { context, sequences: args.batch, chunk: CHUNK, outputs: args.batch, cache };
     let mut runner = Runner::new(model, config)?;
 
-    let mut timings = Vec::new();
+    let (mut read, mut written) = (Vec::new(), Vec::new());
     for run in 0..args.runs {
-        timings.push(once(&mut runner, args, run)?);
-        if interrupt::asked() {
-            bail!("stopped");
-        }
+        let took = once(&mut runner, args, run)?;
+        let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+        read.push(per_second(args.batch * args.prompt, took.prompt));
+        written.push(per_second(args.batch * (args.generate - 1), took.generation));
     }
-    let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
-    let read = timings.iter().map(|timing| per_second(timing.prompt_tokens, timing.prompt)).collect();
-    // The first token comes out of the prompt's computation.
-    let written = timings.iter().map(|timing| per_second(timing.generated_tokens - 1, timing.generation)).collect();
     let report = Report {
         model: name,
         synthetic: args.synthetic.is_some(),
         device,
         context,
+        batch: args.batch,
         load_seconds,
         weights_bytes,
         prompt: Speed { tokens: args.prompt, tokens_per_second: Spread::of(read) },
@@ -117,29 +114,59 @@ fn open(args: &args::Bench) -> Result<(String, Checkpoint)> {
             let dtype = args.load.quant.unwrap_or(args::Quant::Bf16).dtype();
             Ok((format!("synthetic {variant}"), Checkpoint::synthetic(variant, dtype)?))
         }
-        (None, Some(model)) => Ok((model.clone(), engine::checkpoint(model, args.load.mmproj.as_deref())?)),
+        (None, Some(model)) => Ok((model.clone(), engine::open(model, args.load.mmproj.as_deref())?.into_checkpoint())),
         (None, None) => bail!("give a MODEL, or --synthetic VARIANT"),
     }
 }
 
-/// Reads a prompt of arbitrary tokens and writes as many as asked for.
-fn once(runner: &mut Runner<CpuBackend>, args: &args::Bench, run: usize) -> Result<medgemma_engine::Timings> {
+/// What one run took.
+struct Run {
+    prompt: Duration,
+    generation: Duration,
+}
+
+/// Reads prompts of arbitrary tokens, one after another, then writes to all of them together.
+fn once(runner: &mut Runner<CpuBackend>, args: &args::Bench, run: usize) -> Result<Run> {
     let vocab = runner.model().config().text.vocab;
-    // Any ids will do; other ones each time, so that nothing is shared with an earlier run.
-    let tokens = (0..args.prompt).map(|at| ((at * 7919 + run * 104_729 + 1000) % vocab) as u32).collect();
-    let options = Generation {
-        max_tokens: args.generate,
-        sampling: Sampling::GREEDY,
-        stop_ids: Vec::new(),
-        logprobs: None,
-        detect_loops: false,
-    };
-    let mut sequence = Sequence::default();
-    runner.start(&mut sequence, tokens, Vec::new())?;
-    let on = &mut |_: Progress<'_>| if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let (_, timings) = generate(runner, &mut sequence, &options, on)?;
-    runner.release(&mut sequence);
-    Ok(timings)
+    let mut sequences: Vec<Sequence<CpuBackend>> = (0..args.batch).map(|_| Sequence::default()).collect();
+    let mut logits = vec![0.0; vocab];
+    let begun = Instant::now();
+    for (at, sequence) in sequences.iter_mut().enumerate() {
+        // Any ids will do; other ones each time, so that nothing is shared.
+        let salt = (run * args.batch + at) * 104_729;
+        let tokens = (0..args.prompt).map(|at| ((at * 7919 + salt + 1000) % vocab) as u32).collect();
+        runner.start(sequence, tokens, Vec::new())?;
+        let mut last = 0;
+        while sequence.computed() < args.prompt {
+            let tokens = runner.next_chunk(sequence);
+            runner.step(&mut [Work { sequence, tokens }])?;
+            last = tokens as u32 - 1;
+            stop_if_asked()?;
+        }
+        runner.logits(&[last], &mut logits);
+        runner.push(sequence, argmax(&logits));
+    }
+    let prompt = begun.elapsed();
+    let rows: Vec<u32> = (0..args.batch as u32).collect();
+    let mut logits = vec![0.0; args.batch * vocab];
+    let begun = Instant::now();
+    // The first token came out of the prompt's computation.
+    for _ in 1..args.generate {
+        let mut work: Vec<_> = sequences.iter_mut().map(|sequence| Work { sequence, tokens: 1 }).collect();
+        runner.step(&mut work)?;
+        runner.logits(&rows, &mut logits);
+        for (sequence, logits) in sequences.iter_mut().zip(logits.chunks_exact(vocab)) {
+            runner.push(sequence, argmax(logits));
+        }
+        stop_if_asked()?;
+    }
+    let generation = begun.elapsed();
+    sequences.iter_mut().for_each(|sequence| runner.release(sequence));
+    Ok(Run { prompt, generation })
+}
+
+fn stop_if_asked() -> Result<()> {
+    if interrupt::asked() { bail!("stopped") } else { Ok(()) }
 }
 
 /// Seconds to encode an image.
@@ -151,9 +178,7 @@ fn images(runner: &Runner<CpuBackend>, runs: usize) -> Result<Spread> {
         let begun = Instant::now();
         runner.encode_image(&pixels)?;
         seconds.push(begun.elapsed().as_secs_f64());
-        if interrupt::asked() {
-            bail!("stopped");
-        }
+        stop_if_asked()?;
     }
     Ok(Spread::of(seconds))
 }
@@ -165,6 +190,9 @@ fn lines(report: &Report) -> Vec<String> {
     table.row(["Device", &report.device]);
     let peak = report.peak_memory_bytes.map_or_else(String::new, |peak| format!(", {} at most in all", bytes(peak)));
     table.row(["Memory", &format!("{} of weights{peak}", bytes(report.weights_bytes as u64))]);
+    if report.batch > 1 {
+        table.row(["Batch", &format!("{} sequences together", report.batch)]);
+    }
     table.row(["Load", &format!("{:.1} s", report.load_seconds)]);
     let speed = |speed: &Speed| {
         let Spread { median, least, most, runs } = speed.tokens_per_second;

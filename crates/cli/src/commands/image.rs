@@ -69,7 +69,7 @@ pub(crate) fn run(args: &args::Image, quiet: bool) -> Result<()> {
     let mut report = Report { images: Vec::new(), tokens: 0 };
     for file in &args.files {
         let (image, info) = open(file, &Limits::default())?;
-        let (seen, views) = see(file, image, info, args);
+        let (seen, views) = see(file, image, info, args)?;
         if !quiet && !args.json {
             show_picture(&views[0]);
         }
@@ -84,11 +84,11 @@ pub(crate) fn run(args: &args::Image, quiet: bool) -> Result<()> {
 }
 
 /// The picture and its crops as the model gets them.
-fn see(file: &Path, image: RgbImage, info: Info, args: &args::Image) -> (Seen, Vec<RgbImage>) {
+fn see(file: &Path, image: RgbImage, info: Info, args: &args::Image) -> Result<(Seen, Vec<RgbImage>)> {
     let preprocessor = Preprocessor::gemma3();
     let upright = size(&image);
     let (image, padded) = if args.pad {
-        let (square, picture) = image.pad_to_square();
+        let (square, picture) = image.pad_to_square()?;
         let side = square.width();
         (square, Some(Padded { side, picture: area(picture) }))
     } else {
@@ -112,7 +112,7 @@ fn see(file: &Path, image: RgbImage, info: Info, args: &args::Image) -> (Seen, V
         tokens: views.len() * TOKENS,
         written: vec![],
     };
-    (seen, views)
+    Ok((seen, views))
 }
 
 fn size(image: &RgbImage) -> Size {

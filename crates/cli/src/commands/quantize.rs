@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 pub(crate) fn run(args: &args::Quantize, quiet: bool) -> Result<()> {
-    let checkpoint = engine::checkpoint(&args.model, args.mmproj.as_deref())?;
+    let checkpoint = engine::open(&args.model, args.mmproj.as_deref())?.into_checkpoint();
     let folder = match engine::find(&args.model)? {
         Located::Folder(path) => Some(Folder::open(&path)?),
         _ => None,

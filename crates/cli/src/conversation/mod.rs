@@ -11,6 +11,7 @@ pub(crate) use messages::parse as parse_messages;
 pub(crate) use picture::Picture;
 pub(crate) use save::save;
 
+use anyhow::Result;
 use medgemma_engine::Request;
 use medgemma_gemma::text::{Message, Part as Written};
 
@@ -51,13 +52,16 @@ impl Turn {
     }
 
     /// The turn with its pictures in black squares when `pad` says so.
-    pub(crate) fn padded(mut self, pad: bool) -> Self {
+    ///
+    /// # Errors
+    /// When a square would be too large.
+    pub(crate) fn padded(mut self, pad: bool) -> Result<Self> {
         let padded = |part| match part {
-            Part::Image(picture) => Part::Image(picture.padded(pad)),
-            text => text,
+            Part::Image(picture) => picture.padded(pad).map(Part::Image),
+            text => Ok(text),
         };
-        self.parts = self.parts.into_iter().map(padded).collect();
-        self
+        self.parts = self.parts.into_iter().map(padded).collect::<Result<_>>()?;
+        Ok(self)
     }
 }
 

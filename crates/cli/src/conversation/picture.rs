@@ -50,11 +50,15 @@ impl Picture {
     }
 
     /// The picture in a black square when `pad` says so: its file stays what it was.
-    pub(crate) fn padded(mut self, pad: bool) -> Self {
+    ///
+    /// # Errors
+    /// When the square would be too large.
+    pub(crate) fn padded(mut self, pad: bool) -> Result<Self> {
         if pad {
-            self.image = Arc::new(self.image.pad_to_square().0);
+            let square = self.image.pad_to_square().with_context(|| self.name.clone())?.0;
+            self.image = Arc::new(square);
         }
-        self
+        Ok(self)
     }
 
     /// Its name and size, for a person.

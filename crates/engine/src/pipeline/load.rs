@@ -8,11 +8,11 @@ use crate::error::Error;
 use crate::load::Checkpoint;
 use crate::runner::{Runner, RunnerConfig};
 use crate::sequence::Sequence;
-use medgemma_formats::{DType, Folder, Gguf};
+use medgemma_formats::{Folder, Gguf};
 use medgemma_gemma::LoadProgress;
-use medgemma_gemma::locate::{DEMO, Located, locate};
+use medgemma_gemma::locate::{Located, locate};
 use medgemma_kernels::{CacheType, WeightFormat};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How the decoder's weights are held in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +39,6 @@ impl Quant {
             Self::Nf4 => WeightFormat::Nf4,
         }
     }
-
-    /// Whether weights lose something.
-    fn is_lossy(self) -> bool {
-        matches!(self, Self::Q8 | Self::Q4 | Self::Nf4)
-    }
 }
 
 /// How to load a model. The default is as the files are, on all cores.
@@ -63,14 +58,105 @@ pub struct LoadOptions {
     pub cache: Option<CacheType>,
 }
 
-/// Prompt tokens in one step: enough rows for the matrix kernels, few enough for the caches.
-const CHUNK: usize = 512;
+/// Prompt tokens in one step, when nobody says: enough rows for the matrix kernels, few enough for the caches.
+pub const CHUNK: usize = 512;
 /// Rows that get logits at once: a single sequence needs one, scoring goes faster with some.
 const OUTPUTS: usize = 16;
 
+/// A model's files, opened and read but for the weights: enough to say what it is and what it will take.
+pub struct Opened {
+    name: String,
+    checkpoint: Checkpoint,
+    assets: Assets,
+}
+
+impl Opened {
+    /// Opens a model: a hub id (`google/medgemma-4b-it`) that was pulled, a folder in Hugging Face layout, a `.gguf`
+    /// file, or `demo`. Nothing goes to the network. `mmproj` is the image encoder of a GGUF, when it isn't beside it.
+    ///
+    /// # Errors
+    /// When the model isn't here or a file is malformed.
+    pub fn open(model: &str, mmproj: Option<&Path>) -> Result<Self, Error> {
+        let folder = |folder: &Folder| match mmproj {
+            None => Self::from_folder(model, folder),
+            Some(_) => Err(Error::Parameter("an mmproj belongs to a GGUF; this model's files are not one".into())),
+        };
+        match locate(model)? {
+            Located::Folder(path) => folder(&Folder::open(&path)?),
+            Located::Demo => folder(&demo::folder()),
+            Located::Gguf { model: file, mmproj: beside } => {
+                let gguf = Gguf::open(&file)?;
+                let eyes = mmproj.or(beside.as_deref()).map(Gguf::open).transpose()?;
+                let assets = Assets::from_gguf(&gguf, eyes.as_ref())?;
+                Self::new(model, Checkpoint::from_gguf(gguf, eyes)?, assets)
+            }
+        }
+    }
+
+    /// Opens a folder in Hugging Face layout, on disk or in memory.
+    ///
+    /// # Errors
+    /// When a file is missing or malformed.
+    pub fn from_folder(name: &str, folder: &Folder) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::from_folder(folder)?;
+        let assets = Assets::from_folder(folder, &checkpoint.config)?;
+        Self::new(name, checkpoint, assets)
+    }
+
+    fn new(name: &str, mut checkpoint: Checkpoint, assets: Assets) -> Result<Self, Error> {
+        if let (Some(vision), Some(preprocessor)) = (&checkpoint.config.vision, &assets.preprocessor)
+            && preprocessor.side() != vision.image
+        {
+            let (side, wanted) = (preprocessor.side(), vision.image);
+            let problem = format!("pictures are prepared at {side} pixels, but the image encoder takes {wanted}");
+            return Err(Error::Parameter(format!("{name}: {problem}")));
+        }
+        // Configurations of instruction-tuned checkpoints don't always name the token that ends a turn.
+        let eos = &mut checkpoint.config.tokens.eos;
+        if let Some(end) = assets.tokenizer.id("<end_of_turn>").filter(|end| !eos.contains(end)) {
+            eos.push(end);
+        }
+        Ok(Self { name: name.to_owned(), checkpoint, assets })
+    }
+
+    /// The configuration and the weights.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The configuration and the weights, without what turns text into tokens.
+    pub fn into_checkpoint(self) -> Checkpoint {
+        self.checkpoint
+    }
+
+    /// Packs the weights and makes room for a conversation; `progress` is called as layers are loaded.
+    /// [`LoadOptions::mmproj`] means nothing here any more.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape, an option is out of range, or memory runs out.
+    pub fn load(self, options: &LoadOptions, progress: impl FnMut(LoadProgress)) -> Result<Pipeline, Error> {
+        let Self { name, checkpoint, assets } = self;
+        let longest = checkpoint.config.text.max_position;
+        let context = options.context.unwrap_or(longest);
+        if context == 0 || context > longest {
+            return Err(Error::Parameter(format!("a context of {context} tokens is out of range (1 to {longest})")));
+        }
+        let format = options.quant.map_or(WeightFormat::Stored, Quant::format);
+        let config = RunnerConfig {
+            context,
+            sequences: 1,
+            chunk: options.chunk.unwrap_or(CHUNK).clamp(1, context),
+            outputs: OUTPUTS,
+            cache: options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?,
+        };
+        let model = checkpoint.load_cpu(format, options.threads, progress)?;
+        let runner = Runner::new(model, config)?;
+        Ok(Pipeline { name, assets, runner, sequence: Sequence::default(), features: FeatureCache::default() })
+    }
+}
+
 impl Pipeline {
-    /// Loads a model: a hub id (`google/medgemma-4b-it`) that was pulled, a folder in Hugging Face layout, a `.gguf`
-    /// file, or `demo`. Nothing goes to the network.
+    /// Loads a model by the name a person gives it, as [`Opened::open`] says.
     ///
     /// # Errors
     /// When the model isn't here, a file is malformed, or memory runs out.
@@ -83,65 +169,6 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::load`].
     pub fn load_with(model: &str, options: &LoadOptions, progress: impl FnMut(LoadProgress)) -> Result<Self, Error> {
-        match locate(model)? {
-            Located::Folder(path) => Self::from_folder(model, &Folder::open(&path)?, options, progress),
-            Located::Demo => Self::from_folder(DEMO, &demo::folder(), options, progress),
-            Located::Gguf { model: file, mmproj } => {
-                let mmproj = options.mmproj.clone().or(mmproj);
-                let gguf = Gguf::open(&file)?;
-                let eyes = mmproj.as_deref().map(Gguf::open).transpose()?;
-                let assets = Assets::from_gguf(&gguf, eyes.as_ref())?;
-                Self::build(model, assets, Checkpoint::from_gguf(gguf, eyes)?, options, progress)
-            }
-        }
-    }
-
-    /// Loads a folder in Hugging Face layout, from disk or from memory.
-    ///
-    /// # Errors
-    /// As [`Pipeline::load`].
-    pub fn from_folder(
-        name: &str,
-        folder: &Folder,
-        options: &LoadOptions,
-        progress: impl FnMut(LoadProgress),
-    ) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::from_folder(folder)?;
-        let assets = Assets::from_folder(folder, &checkpoint.config)?;
-        Self::build(name, assets, checkpoint, options, progress)
-    }
-
-    fn build(
-        name: &str,
-        assets: Assets,
-        checkpoint: Checkpoint,
-        options: &LoadOptions,
-        progress: impl FnMut(LoadProgress),
-    ) -> Result<Self, Error> {
-        let lossy = match options.quant {
-            Some(quant) => quant.is_lossy(),
-            None => !matches!(checkpoint.weights.stored_as()?, Some(DType::F32 | DType::F16 | DType::BF16)),
-        };
-        let longest = checkpoint.config.text.max_position;
-        let context = options.context.unwrap_or(longest);
-        if context == 0 || context > longest {
-            return Err(Error::Parameter(format!("a context of {context} tokens is out of range (1 to {longest})")));
-        }
-        let config = RunnerConfig {
-            context,
-            chunk: options.chunk.unwrap_or(CHUNK).clamp(1, context),
-            outputs: OUTPUTS,
-            cache: options.cache.unwrap_or(if lossy { CacheType::BF16 } else { CacheType::F32 }),
-        };
-        let format = options.quant.map_or(WeightFormat::Stored, Quant::format);
-        let model = checkpoint.load_cpu(format, options.threads, progress)?;
-        let runner = Runner::new(model, config)?;
-        Ok(Self {
-            name: name.to_owned(),
-            assets,
-            runner,
-            sequence: Sequence::default(),
-            features: FeatureCache::default(),
-        })
+        Opened::open(model, options.mmproj.as_deref())?.load(options, progress)
     }
 }

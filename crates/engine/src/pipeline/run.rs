@@ -97,6 +97,11 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::chat`].
     pub fn chat_with(&mut self, request: &Request, on: Listener<'_>) -> Result<Reply, Error> {
+        let prompt = self.render(request)?;
+        self.reply(&prompt, &request.images, &request.options, on)
+    }
+
+    fn render(&self, request: &Request) -> Result<Prompt, Error> {
         let Some(template) = &self.assets.template else {
             return Err(Error::Parameter(
                 "this checkpoint is a pre-trained one: it has no chat template and continues text instead".into(),
@@ -106,8 +111,7 @@ impl Pipeline {
             true => &with_thinking(&request.messages),
             false => &request.messages,
         };
-        let prompt = template.render(messages, &self.assets.tokenizer, RenderOptions::default())?;
-        self.reply(&prompt, &request.images, &request.options, on)
+        Ok(template.render(messages, &self.assets.tokenizer, RenderOptions::default())?)
     }
 
     /// Continues a text, without a chat template: what pre-trained checkpoints do. Pictures stand before the text.
@@ -153,8 +157,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::chat`].
     pub fn prompt_ids(&self, request: &Request) -> Result<Vec<u32>, Error> {
-        let template = self.assets.template.as_ref().ok_or(Error::EmptyPrompt)?;
-        let prompt = template.render(&request.messages, &self.assets.tokenizer, RenderOptions::default())?;
+        let prompt = self.render(request)?;
         let crops = self.crops(&request.images, &request.options)?;
         Ok(self.encode(&prompt, &crops.iter().map(Vec::len).collect::<Vec<_>>())?.ids)
     }
@@ -166,6 +169,8 @@ impl Pipeline {
         options: &Options,
         on: Listener<'_>,
     ) -> Result<Reply, Error> {
+        let sampling = options.sampling.unwrap_or(self.assets.sampling);
+        sampling.check().map_err(Error::Parameter)?;
         let crops = self.crops(images, options)?;
         let counts: Vec<usize> = crops.iter().map(Vec::len).collect();
         let encoded = self.encode(prompt, &counts)?;
@@ -181,7 +186,7 @@ impl Pipeline {
         let room = context - prompt_tokens;
         let generation = Generation {
             max_tokens: options.max_tokens.unwrap_or(LONGEST_REPLY).min(room),
-            sampling: options.sampling.unwrap_or(self.assets.sampling),
+            sampling,
             stop_ids: if options.ignore_eos { Vec::new() } else { self.config().tokens.eos.clone() },
             logprobs: options.logprobs,
             detect_loops: options.detect_loops,

@@ -34,7 +34,7 @@ pub(crate) fn open(name: &str) -> Checkpoint {
 
 pub(crate) fn runner(checkpoint: Checkpoint, chunk: usize, format: WeightFormat) -> Runner<CpuBackend> {
     let model = checkpoint.load_cpu(format, Some(2), |_| {}).unwrap();
-    Runner::new(model, RunnerConfig { context: 512, chunk, outputs: 7, cache: CacheType::F32 }).unwrap()
+    Runner::new(model, RunnerConfig { context: 512, sequences: 1, chunk, outputs: 7, cache: CacheType::F32 }).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {

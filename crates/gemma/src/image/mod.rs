@@ -17,6 +17,7 @@ pub use preprocess::{PanAndScan, Preprocessor};
 pub use resize::resize_bilinear;
 pub use sniff::Format;
 
+use crate::Error;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 
@@ -101,19 +102,30 @@ impl RgbImage {
     /// there: a box on the square minus the rectangle's `x` and `y` is the box on the picture.
     ///
     /// An odd row or column of padding goes to the right or the bottom.
-    pub fn pad_to_square(&self) -> (Self, Rect) {
+    ///
+    /// # Errors
+    /// When the square would have more pixels than [`Limits`] allows a picture: a line of pixels makes a huge square.
+    pub fn pad_to_square(&self) -> Result<(Self, Rect), Error> {
         let side = self.width.max(self.height);
+        let most = Limits::default().pixels;
+        if side.checked_mul(side).is_none_or(|pixels| pixels as u64 > most) {
+            let problem = format!(
+                "{}×{} pixels make a square of more than {most}: crop or shrink the picture first",
+                self.width, self.height
+            );
+            return Err(Error::Image { name: "padding".to_owned(), problem });
+        }
         let inner =
             Rect { x: (side - self.width) / 2, y: (side - self.height) / 2, width: self.width, height: self.height };
         if self.width == self.height {
-            return (self.clone(), inner);
+            return Ok((self.clone(), inner));
         }
         let mut pixels = vec![0; side * side * 3];
         for y in 0..self.height {
             let start = ((inner.y + y) * side + inner.x) * 3;
             pixels[start..start + self.width * 3].copy_from_slice(self.row(y));
         }
-        (Self { width: side, height: side, pixels }, inner)
+        Ok((Self { width: side, height: side, pixels }, inner))
     }
 
     /// The picture turned and mirrored as the EXIF orientation 1…8 says it was taken; any other value changes nothing.
@@ -174,14 +186,20 @@ mod tests {
 
     #[test]
     fn padding_is_black_and_centred() {
-        let (square, inner) = numbered(2, 5).pad_to_square();
+        let (square, inner) = numbered(2, 5).pad_to_square().unwrap();
         assert_eq!((square.width(), square.height()), (5, 5));
         assert_eq!(inner, Rect { x: 1, y: 0, width: 2, height: 5 });
         assert_eq!(square.crop(inner).unwrap(), numbered(2, 5));
         assert_eq!(square.row(0), [0, 0, 0, 0, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0]);
 
-        let (square, inner) = numbered(4, 4).pad_to_square();
+        let (square, inner) = numbered(4, 4).pad_to_square().unwrap();
         assert_eq!((square, inner.x, inner.y), (numbered(4, 4), 0, 0));
+    }
+
+    #[test]
+    fn a_line_of_pixels_is_not_blown_up_to_a_square() {
+        let line = RgbImage::from_raw(20_000, 1, vec![0; 60_000]).unwrap();
+        assert!(line.pad_to_square().unwrap_err().to_string().contains("20000×1"));
     }
 
     #[test]

@@ -29,6 +29,9 @@ impl Default for PanAndScan {
     }
 }
 
+/// Crops that settings may ask for: a file could otherwise turn one picture into millions.
+const MOST_CROPS: usize = 64;
+
 /// The settings of a checkpoint for pictures, and the work itself.
 #[derive(Clone, Debug)]
 pub struct Preprocessor {
@@ -150,6 +153,9 @@ impl Preprocessor {
         };
         if preprocessor.pan_and_scan.min_crop_size == 0 || preprocessor.pan_and_scan.max_crops == 0 {
             return Err("pan_and_scan_min_crop_size and pan_and_scan_max_num_crops: must be at least 1".to_owned());
+        }
+        if preprocessor.pan_and_scan.max_crops > MOST_CROPS {
+            return Err(format!("pan_and_scan_max_num_crops: more than {MOST_CROPS} crops of a picture aren't made"));
         }
         Ok(preprocessor)
     }

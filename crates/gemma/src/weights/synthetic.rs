@@ -1,6 +1,7 @@
 //! Random weights of a true shape, made one tensor at a time.
 
-use medgemma_formats::{DType, Tensor};
+use medgemma_formats::{DType, Nf4, Tensor};
+use std::sync::Arc;
 
 /// Makes any tensor that is asked for: matrices in one element type, vectors in f32.
 ///
@@ -16,7 +17,7 @@ pub struct Synthetic {
 const FLOAT: DType = DType::BF16;
 
 impl Synthetic {
-    /// `name` is for showing; `dtype` is the type of the decoder's matrices: BF16, Q8_0 or Q4_0.
+    /// `name` is for showing; `dtype` is the type of the decoder's matrices: BF16, Q8_0, Q4_0 or NF4.
     pub fn new(name: &str, dtype: DType, seed: u64) -> Self {
         Self { name: name.to_owned(), dtype, seed }
     }
@@ -39,8 +40,13 @@ impl Synthetic {
         let cols = *shape.last()?;
         let decoder = !name.starts_with("v.") && !name.starts_with("mm.");
         let dtype = if decoder && cols.is_multiple_of(self.dtype.block_len()) { self.dtype } else { FLOAT };
-        let bytes = blocks(dtype, len, 1.0 / (cols as f32).sqrt(), &mut random);
-        Tensor::from_parts(name, dtype, shape.to_vec(), bytes.into(), None).ok()
+        let deviation = 1.0 / (cols as f32).sqrt();
+        // NF4's values are spread about half as widely as their scale.
+        let nf4 = (dtype == DType::Nf4).then(|| {
+            Arc::new(Nf4 { quant_map: Nf4::VALUES, absmax: vec![2.0 * deviation; len.div_ceil(dtype.block_len())] })
+        });
+        let bytes = blocks(dtype, len, deviation, &mut random);
+        Tensor::from_parts(name, dtype, shape.to_vec(), bytes.into(), nf4).ok()
     }
 }
 
@@ -58,6 +64,7 @@ fn blocks(dtype: DType, len: usize, deviation: f32, random: &mut SplitMix64) -> 
                 block[..2].copy_from_slice(&scale);
             }
         }
+        DType::Nf4 => random.fill(&mut bytes),
         _ => {
             let scale = deviation * 3f32.sqrt();
             for pair in bytes.chunks_exact_mut(2) {

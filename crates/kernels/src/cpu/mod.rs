@@ -20,7 +20,7 @@ pub use matrix::{CpuMatrix, CpuVector};
 pub use pack::CpuWeight;
 pub use simd::Isa;
 
-use crate::backend::{BLOCK, Backend, CacheSpec, Step, WeightFormat};
+use crate::backend::{BLOCK, Backend, CacheSpec, Rows, Step, WeightFormat};
 use elementwise::{Add, AddRmsNorm, GeGlu, LayerNorm, NormRotate, RmsNorm};
 use matmul::Finish;
 use medgemma_formats::Tensor;
@@ -111,8 +111,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a row of a step lies in the cache: block and slot.
+/// Where a row of a step lies in the cache: block and slot. No two rows lie in the same place.
+///
+/// # Panics
+/// When positions don't rise within a sequence, or two sequences write to one block.
 fn places(step: &Step) -> impl Fn(usize) -> (usize, usize) + '_ {
+    let written = |sequence: &Rows| {
+        let positions = &step.positions[sequence.rows.clone()];
+        assert!(positions.is_sorted_by(|a, b| a < b), "positions of a sequence must rise");
+        let block = |position: Option<&u32>| position.map_or(0, |p| *p as usize / BLOCK);
+        let end = if positions.is_empty() { 0 } else { block(positions.last()) + 1 };
+        block(positions.first())..end
+    };
+    for (i, one) in step.sequences.iter().enumerate() {
+        let blocks = &one.table[written(one)];
+        for (at, block) in blocks.iter().enumerate() {
+            assert!(!blocks[..at].contains(block), "a block stands twice in a table");
+            for other in &step.sequences[..i] {
+                assert!(!other.table[written(other)].contains(block), "two sequences write to one block");
+            }
+        }
+    }
     move |row| {
         let position = step.positions[row] as usize;
         let sequence = step.sequences.partition_point(|s| s.rows.end <= row);
@@ -274,7 +293,7 @@ impl Backend for CpuBackend {
             let key = unsafe { keys.part(thread * each..thread * each + dim) };
             for (head, (x, value)) in from_k.chunks_exact(dim).zip(from_v.chunks_exact(dim)).enumerate() {
                 self.isa.run(NormRotate { x, w: k_norm, eps, table, out: key });
-                // SAFETY: rows of a step have different positions or blocks, and each row is visited once.
+                // SAFETY: no two rows lie in the same place, as `places` checked, and each row is visited once.
                 unsafe { cache.store(block, slot, layer, head, key, value) };
             }
         });
@@ -308,7 +327,7 @@ impl Backend for CpuBackend {
             let (block, slot) = place(row);
             for head in 0..kv_heads {
                 let (key, value) = (&from[width + head * dim..][..dim], &from[2 * width + head * dim..][..dim]);
-                // SAFETY: rows of a step have different positions or blocks, and each row is visited once.
+                // SAFETY: no two rows lie in the same place, as `places` checked, and each row is visited once.
                 unsafe { cache.store(block, slot, layer, head, key, value) };
             }
         });

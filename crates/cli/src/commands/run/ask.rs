@@ -48,7 +48,7 @@ pub(crate) fn read(args: &args::Run) -> Result<Ask> {
 /// # Errors
 /// When one can't be read.
 pub(crate) fn pictures(args: &args::Run) -> Result<Vec<Picture>> {
-    args.image.iter().map(|path| Ok(Picture::read(path)?.padded(args.pad))).collect()
+    args.image.iter().map(|path| Picture::read(path)?.padded(args.pad)).collect()
 }
 
 /// A question and the text that it is about.
@@ -65,7 +65,7 @@ fn messages(path: &Path, pad: bool) -> Result<Vec<Turn>> {
     let text = limited(file).with_context(name)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let turns = parse_messages(&text, folder).with_context(name)?;
-    Ok(turns.into_iter().map(|turn| turn.padded(pad)).collect())
+    turns.into_iter().map(|turn| turn.padded(pad)).collect()
 }
 
 fn stdin() -> Result<String> {

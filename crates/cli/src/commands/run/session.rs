@@ -103,7 +103,7 @@ impl Session {
         }
         show_picture(&picture.image);
         let about = picture.about();
-        self.pending.push(picture.padded(self.pad));
+        self.pending.push(picture.padded(self.pad)?);
         Ok(about)
     }
 
