@@ -1,8 +1,8 @@
 """Writes crates/formats/tests/data/blocks.gguf: random blocks of every ggml type and what they decode to, values and
 their encodings, and metadata of every type, all by the `gguf` Python package.
 
-    python3 -m venv /tmp/goldens && /tmp/goldens/bin/pip install gguf==0.19.0
-    /tmp/goldens/bin/python tools/goldens/blocks.py
+    pip install gguf==0.19.0    # in a virtual environment
+    python tools/goldens/blocks.py
 
 Tensors: `NAME` (blocks), `NAME.f32` (their values); `input` (values), `NAME.of_input` (their encoding).
 """

@@ -100,6 +100,34 @@ fn what_was_pulled_runs() {
     }
 }
 
+/// A repository may keep its GGUFs in folders: what `pull` then says to run is found.
+#[test]
+fn ggufs_below_the_top_are_found_again() {
+    let body = std::fs::read(testdata("tiny-mm16-gguf").join("tiny-mm16-q8_0.gguf")).unwrap();
+    let hub = Hub::start(move |request| match request.path.starts_with("/api/") {
+        true => Reply::ok(listing(
+            &["small/t-Q8_0.gguf", "large/t-F32.gguf", "other/t-F32.gguf"].map(|name| (name, &body[..])),
+        )),
+        false => Reply::ok(body.clone()),
+    });
+    let home = tempfile::tempdir().unwrap();
+    let pull = |args: &[&str]| {
+        let output = run(home.path(), &[&["pull", "google/tiny", "-q", "--endpoint", &hub.url], args].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let said = stdout(&output);
+        said.trim_end().rsplit("medgemma run ").next().unwrap().to_owned()
+    };
+    // The usual one; then one beside it; then one whose name is that of another.
+    let names = [pull(&[]), pull(&["--file", "large/t-F32.gguf"]), pull(&["--file", "other/t-F32.gguf"]), pull(&[])];
+    assert_eq!(names[..2], ["google/tiny", "google/tiny:t-F32.gguf"]);
+    assert!(names[2].ends_with("other/t-F32.gguf"), "{}", names[2]);
+    assert_eq!(names[3], "google/tiny:t-Q8_0.gguf");
+    for name in [&names[2], &names[3]] {
+        let output = run(home.path(), &["run", name, "Hello", "--max-tokens", "1", "-q"]);
+        assert!(output.status.success(), "{name}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn what_went_wrong_is_one_line() {
     let home = tempfile::tempdir().unwrap();

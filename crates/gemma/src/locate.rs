@@ -98,7 +98,7 @@ pub fn locate_in(model: &str, cache: &Cache) -> Result<Located, Error> {
     }
     let path = Path::new(model);
     if path.is_dir() {
-        return folder(path, None);
+        return folder(path, None, 1);
     }
     if path.exists() {
         return gguf(path);
@@ -108,7 +108,7 @@ pub fn locate_in(model: &str, cache: &Cache) -> Result<Located, Error> {
     }
     let id = HubId::parse(model)?;
     let Some(snapshot) = cache.snapshot(&id) else { return Err(Error::NotPulled(id)) };
-    match folder(&snapshot, id.quant()) {
+    match folder(&snapshot, id.quant(), REPOSITORY_DEPTH) {
         Err(Error::NoModel { .. }) => Err(Error::NotPulled(id)),
         Ok(Located::Folder(folder)) => match missing_file(&folder)? {
             Some(missing) => Err(Error::Incomplete { id, missing }),
@@ -118,21 +118,25 @@ pub fn locate_in(model: &str, cache: &Cache) -> Result<Located, Error> {
     }
 }
 
+/// How far below a repository's top its GGUFs are looked for.
+const REPOSITORY_DEPTH: usize = 8;
+
 /// Whether this can only have been meant as a path.
 fn looks_like_path(model: &str) -> bool {
     let file = model.to_lowercase().ends_with(".gguf") && !model.contains(':');
     file || Path::new(model).is_absolute() || model.starts_with(['.', '~']) || model.ends_with(['/', '\\'])
 }
 
-/// The model in a folder: its safetensors unless a quantization is asked for, else its GGUF.
-fn folder(path: &Path, quant: Option<&str>) -> Result<Located, Error> {
+/// The model in a folder: its safetensors unless a quantization is asked for, else its GGUF, which may lie up to `depth`
+/// folders below.
+fn folder(path: &Path, quant: Option<&str>, depth: usize) -> Result<Located, Error> {
     if quant.is_none() && path.join("config.json").is_file() {
         return Ok(Located::Folder(path.to_owned()));
     }
     let mut ggufs = ggufs(path)?;
-    if quant.is_some() {
+    if quant.is_some() || ggufs.iter().all(|name| is_mmproj(name)) {
         // Large repositories keep each quantization in a folder of its own.
-        ggufs.append(&mut ggufs_below(path)?);
+        ggufs_below(path, "", depth, &mut ggufs);
     }
     let models: Vec<&String> = ggufs.iter().filter(|name| !is_mmproj(name) && quant_matches(name, quant)).collect();
     match models.as_slice() {
@@ -228,15 +232,23 @@ fn ggufs(path: &Path) -> Result<BTreeSet<String>, Error> {
     Ok(names.filter(|name| name.to_lowercase().ends_with(".gguf")).collect())
 }
 
-/// Names of the GGUFs one folder below, each with its folder's name before it.
-fn ggufs_below(path: &Path) -> Result<BTreeSet<String>, Error> {
-    let entries = std::fs::read_dir(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let mut names = BTreeSet::new();
-    for folder in entries.flatten().filter(|entry| entry.path().is_dir()) {
-        let Ok(above) = folder.file_name().into_string() else { continue };
-        names.extend(ggufs(&folder.path())?.into_iter().map(|name| format!("{above}/{name}")));
+/// Adds the GGUFs in the folders of a folder, up to `depth` below it, each with its folders' names before it. What can't
+/// be read has none, and links to folders aren't followed: they may lead in a circle.
+fn ggufs_below(path: &Path, above: &str, depth: usize, names: &mut BTreeSet<String>) {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    for folder in entries.filter(|entry| depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let Ok(name) = folder.file_name().into_string() else { continue };
+        let above = format!("{above}{name}/");
+        names.extend(ggufs(&folder.path()).into_iter().flatten().map(|name| format!("{above}{name}")));
+        ggufs_below(&folder.path(), &above, depth - 1, names);
     }
-    Ok(names)
+}
+
+/// Every GGUF of a snapshot, by its path in the repository (`/` between its parts).
+pub fn repository_ggufs(snapshot: &Path) -> BTreeSet<String> {
+    let mut names = ggufs(snapshot).unwrap_or_default();
+    ggufs_below(snapshot, "", REPOSITORY_DEPTH, &mut names);
+    names
 }
 
 /// The first file that a snapshot in Hugging Face layout lacks.

@@ -8,7 +8,7 @@ use crate::footprint::USUAL_CONTEXT;
 use crate::machine;
 use crate::terminal::{Table, bytes, width, wrap};
 use anyhow::Result;
-use medgemma_gemma::locate::{Cache, Error, HubId, Located, is_mmproj, locate_in};
+use medgemma_gemma::locate::{Cache, Error, HubId, Located, is_mmproj, locate_in, repository_ggufs};
 use serde::Serialize;
 use std::path::Path;
 
@@ -96,8 +96,8 @@ fn others(cache: &Cache) -> Vec<String> {
         if is_gemma3(&snapshot) {
             names.push(id.repo());
         }
-        for file in ggufs(&snapshot).iter().filter(|file| !is_mmproj(file)) {
-            names.push(format!("{}:{}", id.repo(), file));
+        for file in repository_ggufs(&snapshot).iter().filter(|file| !is_mmproj(file)) {
+            names.push(format!("{}:{}", id.repo(), file.rsplit('/').next().unwrap_or(file)));
         }
     }
     names
@@ -109,14 +109,6 @@ fn is_gemma3(folder: &Path) -> bool {
     let config: Option<serde_json::Value> = config.and_then(|text| serde_json::from_slice(&text).ok());
     let kind = config.as_ref().and_then(|config| config.get("model_type")?.as_str());
     kind.is_some_and(|kind| kind.starts_with("gemma3"))
-}
-
-fn ggufs(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| name.to_lowercase().ends_with(".gguf")).collect();
-    names.sort();
-    names
 }
 
 fn lines(report: &Report, width: usize) -> Vec<String> {

@@ -3,13 +3,13 @@
 use super::{print_json, print_lines};
 use crate::args;
 use crate::catalog::Variant;
-use crate::hub::{self, Client, Pull, Repo};
+use crate::hub::{self, Client, File, Pull, Repo};
 use crate::interrupt;
 use crate::terminal::{Download, bytes};
 use anyhow::{Context, Result, bail};
-use medgemma_gemma::locate::{Cache, HubId, locate_in};
+use medgemma_gemma::locate::{Cache, HubId, Located, is_mmproj, locate_in};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -46,10 +46,34 @@ pub(crate) fn run(args: &args::Pull, quiet: bool) -> Result<()> {
         let files = files.into_iter().map(|file| file.name).collect();
         return print_json(&Report { model: id.to_string(), commit: repo.commit, path, files, bytes: total });
     }
-    let name = match (&args.file, id.quant()) {
-        (Some(file), None) => format!("{id}:{file}"),
-        _ => id.to_string(),
-    };
-    locate_in(&name, &cache).with_context(|| format!("{id} was pulled, but"))?;
+    let name = name_of(&id, &files, &path, &cache)?;
     print_lines([format!("{name} is here ({}).", bytes(total)), format!("Try it: medgemma run {name}")])
+}
+
+/// What `run` finds the pulled files by: the id as it was given, else with the GGUF's name after a colon (another of the
+/// repository's GGUFs is here, too), else the file's path (two of them bear the same name).
+///
+/// # Errors
+/// When nothing finds them.
+fn name_of(id: &HubId, files: &[File], snapshot: &Path, cache: &Cache) -> Result<String> {
+    let given = id.to_string();
+    let located = locate_in(&given, cache);
+    let Some(gguf) = files.iter().find(|file| file.name.to_lowercase().ends_with(".gguf") && !is_mmproj(&file.name))
+    else {
+        located.with_context(|| format!("{id} was pulled, but"))?;
+        return Ok(given);
+    };
+    let model = snapshot.join(&gguf.name);
+    let is_it = |located: &Located| matches!(located, Located::Gguf { model: found, .. } if *found == model);
+    if located.is_ok_and(|located| is_it(&located)) {
+        return Ok(given);
+    }
+    let whole = given.split(':').next().unwrap_or(&given);
+    let named = format!("{whole}:{}", gguf.name.rsplit('/').next().unwrap_or(&gguf.name));
+    if locate_in(&named, cache).is_ok_and(|located| is_it(&located)) {
+        return Ok(named);
+    }
+    let path = model.display().to_string();
+    locate_in(&path, cache).with_context(|| format!("{id} was pulled, but"))?;
+    Ok(path)
 }

@@ -53,7 +53,10 @@ fn gguf(id: &HubId, repo: &Repo, named: Option<&str>) -> Result<Vec<File>> {
         .collect();
     let models: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_mmproj(name)).collect();
     let matching = |quant: &str| -> Vec<&str> {
-        models.iter().copied().filter(|name| *name == quant || quant_matches(name, Some(quant))).collect()
+        match models.iter().find(|name| **name == quant) {
+            Some(exact) => vec![*exact],
+            None => models.iter().copied().filter(|name| quant_matches(name, Some(quant))).collect(),
+        }
     };
     let list = models.join(", ");
     let found = match named {
@@ -114,6 +117,10 @@ mod tests {
         assert_eq!(planned("a/b", &names, None).unwrap(), ["b-Q4_K_M.gguf", "mmproj-b-BF16.gguf"]);
         assert_eq!(planned("a/b:Q8_0", &names, None).unwrap(), ["b-Q8_0.gguf", "mmproj-b-BF16.gguf"]);
         assert_eq!(planned("a/b", &names, Some("b-Q8_0.gguf")).unwrap()[0], "b-Q8_0.gguf");
+        let twice = ["b.gguf", "small/b.gguf"];
+        for name in twice {
+            assert_eq!(planned("a/b", &twice, Some(name)).unwrap(), [name]);
+        }
         let error = planned("a/b:Q5_K_M", &names, None).unwrap_err().to_string();
         assert!(error.contains("b-Q4_K_M.gguf, b-Q8_0.gguf"), "{error}");
     }

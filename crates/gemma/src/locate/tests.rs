@@ -99,6 +99,24 @@ fn a_quantization_may_have_a_folder_of_its_own() {
 }
 
 #[test]
+fn a_repository_may_keep_its_only_gguf_below() {
+    let (_keep, cache, snapshot) = cache(&[("mmproj-b-F16.gguf", "")]);
+    fs::create_dir_all(snapshot.join("gguf/small")).unwrap();
+    let model = snapshot.join("gguf/small/b-Q4_0.gguf");
+    fs::write(&model, "").unwrap();
+    let expected = Located::Gguf { model: model.clone(), mmproj: Some(snapshot.join("mmproj-b-F16.gguf")) };
+    for name in ["a/b", "a/b:Q4_0", "a/b:b-Q4_0.gguf"] {
+        assert_eq!(locate_in(name, &cache).unwrap(), expected, "{name}");
+    }
+    let names: Vec<String> = repository_ggufs(&snapshot).into_iter().collect();
+    assert_eq!(names, ["gguf/small/b-Q4_0.gguf", "mmproj-b-F16.gguf"]);
+    // A folder that was given by its path is looked into, not searched.
+    let above = |path: &Path| locate_in(path.to_str().unwrap(), &cache);
+    assert_eq!(above(&snapshot.join("gguf")).unwrap(), Located::Gguf { model, mmproj: None });
+    assert!(message(above(&snapshot)).contains("no model is here"));
+}
+
+#[test]
 fn a_quantization_is_a_whole_word() {
     assert!(quant_matches("m-Q4_K_M.gguf", Some("Q4_K_M")));
     assert!(quant_matches("m.Q4_0.gguf", Some("q4_0")));
