@@ -9,14 +9,18 @@ use anyhow::{Context, Result, anyhow, bail};
 use medgemma_gemma::locate::{Cache, HubId};
 use sha2::Digest;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
+
+/// Time between two looks whether another pull is done with a file.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Who watches a pull, and may stop it.
 pub(crate) trait Watch {
@@ -123,11 +127,27 @@ impl Pull<'_> {
         make_folder(&folder)?;
         let path = folder.join(blob.with_extension("lock").file_name().unwrap_or_default());
         let lock = fs::File::create(&path).with_context(|| path.display().to_string())?;
-        if matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)) {
-            watch.note("another pull is getting this file: waiting for it");
-            lock.lock().with_context(|| path.display().to_string())?;
+        let mut told = false;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                // Asked again and again rather than waited for, so that Ctrl-C is heard.
+                Err(fs::TryLockError::WouldBlock) if watch.stopped() => bail!("{}", self.stopped()),
+                Err(fs::TryLockError::WouldBlock) => {
+                    if !std::mem::replace(&mut told, true) {
+                        watch.note("another pull is getting this file: waiting for it");
+                    }
+                    std::thread::sleep(LOCK_POLL);
+                }
+                Err(fs::TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => {}
+                // Some network file systems have no locks: there it must do without.
+                Err(fs::TryLockError::Error(_)) => return Ok(lock),
+            }
         }
-        Ok(lock)
+    }
+
+    fn stopped(&self) -> String {
+        format!("stopped; `medgemma pull {}` goes on from here", self.id)
     }
 
     /// Asks for the rest of the file until all of it is here. A connection that brought something may break any
@@ -139,7 +159,7 @@ impl Pull<'_> {
             let before = part.len;
             let result = self.client.get(&path, part.len).and_then(|response| part.append(response, watch));
             if watch.stopped() {
-                bail!("stopped; `medgemma pull {}` goes on from here", self.id);
+                bail!("{}", self.stopped());
             }
             let Err(failure) = result else { continue };
             failures = if part.len > before { 1 } else { failures + 1 };
