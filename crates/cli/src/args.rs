@@ -3,6 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medgemma_gemma::convert::Target;
+use medgemma_gemma::sampler::Sampling;
 use std::path::PathBuf;
 
 /// Run Google's MedGemma models on this machine: text and medical images in, text out. Nothing leaves the machine.
@@ -62,7 +63,7 @@ pub(crate) struct Pull {
     /// Branch, tag or commit
     #[arg(long, default_value = "main")]
     pub(crate) revision: String,
-    /// One GGUF by its name
+    /// One GGUF by its name or path in the repository
     #[arg(long, value_name = "NAME")]
     pub(crate) file: Option<String>,
     /// Access token; else HF_TOKEN, else the one saved by `hf auth login`
@@ -141,10 +142,10 @@ pub(crate) struct Load {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,
     /// Tokens of prompt and answer together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) context: Option<usize>,
     /// Threads; else one for each core
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) threads: Option<usize>,
     /// A GGUF's image encoder, when it isn't found beside it
     #[arg(long, value_name = "FILE")]
@@ -159,19 +160,19 @@ pub(crate) struct Sample {
     #[arg(long)]
     pub(crate) think: bool,
     /// Most tokens of an answer, its thought included
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) max_tokens: Option<usize>,
-    /// 0: the same question gets the same answer; 1: as the model was published
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    /// 0: the same answer every time; 1, with the other defaults: drawn as the checkpoints' authors publish it
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
     pub(crate) temperature: f32,
     /// Draw from the K most likely tokens (0: all)
     #[arg(long, value_name = "K", default_value_t = 64)]
     pub(crate) top_k: usize,
     /// Draw from the most likely tokens that make up P
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = top_p)]
     pub(crate) top_p: f32,
     /// Draw from tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = min_p)]
     pub(crate) min_p: f32,
     /// Seed of the draws
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -253,6 +254,25 @@ pub(crate) struct Bench {
     pub(crate) load: Load,
 }
 
+fn temperature(text: &str) -> Result<f32, String> {
+    in_range(text, |temperature| Sampling { temperature, ..Sampling::GREEDY })
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    in_range(text, |top_p| Sampling { top_p, ..Sampling::GREEDY })
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    in_range(text, |min_p| Sampling { min_p, ..Sampling::GREEDY })
+}
+
+/// A number that the sampler takes in its place.
+fn in_range(text: &str, placed: impl Fn(f32) -> Sampling) -> Result<f32, String> {
+    let number = text.parse().map_err(|_| "a number is needed".to_owned())?;
+    placed(number).check()?;
+    Ok(number)
+}
+
 fn at_least_1(text: &str) -> Result<usize, String> {
     at_least(text, 1)
 }
@@ -275,7 +295,7 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Vec<PathBuf>,
     /// Most tokens of the answer
-    #[arg(long, value_name = "N", default_value_t = 48)]
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = at_least_1)]
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) load: Load,
@@ -308,12 +328,24 @@ pub(crate) struct Quantize {
     #[arg(long)]
     pub(crate) force: bool,
     /// Threads; else one for each core
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) threads: Option<usize>,
     /// A GGUF's image encoder, when it isn't found beside it
     #[arg(long, value_name = "FILE")]
     pub(crate) mmproj: Option<PathBuf>,
 }
+
+/// `run` without a question where nobody can be asked for one: a mistake in typing, as a missing argument is.
+#[derive(Debug)]
+pub(crate) struct NothingAsked;
+
+impl std::fmt::Display for NothingAsked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nothing is asked: give a PROMPT, or `-` and a text on stdin")
+    }
+}
+
+impl std::error::Error for NothingAsked {}
 
 /// Reads a target by its name, and lists the names in the help.
 fn target_parser() -> impl TypedValueParser<Value = Target> {

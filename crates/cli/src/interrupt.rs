@@ -1,6 +1,7 @@
 //! Ctrl-C: where something can stop cleanly the first one asks it to and a second one ends the program; elsewhere the
 //! first one ends it.
 
+use crate::terminal::clear_bar;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The exit status of a program ended by Ctrl-C, as shells expect it.
@@ -17,6 +18,7 @@ pub(crate) struct Guard(());
 pub(crate) fn listen() {
     let _ = ctrlc::set_handler(|| {
         if LISTENERS.load(Ordering::Relaxed) == 0 || ASKED.swap(true, Ordering::Relaxed) {
+            clear_bar();
             std::process::exit(ENDED);
         }
     });

@@ -25,6 +25,8 @@ pub(crate) fn free_disk(path: &Path) -> Option<u64> {
 
 /// The nearest folder above `path` (or itself) that exists, in full.
 fn existing(path: &Path) -> Option<PathBuf> {
+    // The parent of a bare name is the empty path.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let full = std::path::absolute(path).ok()?;
     full.ancestors().find_map(|path| path.canonicalize().ok())
 }
@@ -97,6 +99,8 @@ mod tests {
     fn a_folder_that_is_not_there_yet_has_the_disk_of_the_one_above() {
         let folder = tempfile::tempdir().unwrap();
         assert!(free_disk(&folder.path().join("a/b/c")).is_some_and(|free| free > 0));
+        let beside = Path::new("out.gguf").parent().unwrap();
+        assert!(free_disk(beside).is_some_and(|free| free > 0));
     }
 
     #[test]

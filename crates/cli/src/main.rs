@@ -9,6 +9,7 @@ mod footprint;
 mod hub;
 mod interrupt;
 mod machine;
+mod private;
 mod terminal;
 
 use args::{Cli, Command};
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::say_error(&one_line(&error));
-            ExitCode::FAILURE
+            if error.is::<args::NothingAsked>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -51,7 +52,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-/// An error and its causes on one line, without a terminal's control characters: parts of it may come from a file.
+/// An error and its causes on one line, without what would steer a terminal: parts of it may come from a file.
 ///
 /// A cause that the error before it has already told is not told again.
 fn one_line(error: &anyhow::Error) -> String {
@@ -62,7 +63,7 @@ fn one_line(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).collect()
+    terminal::one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -82,6 +83,6 @@ mod tests {
     fn an_error_is_one_line_that_repeats_nothing() {
         let error = anyhow!("no such file").context("x.png: no such file").context("messages[0]");
         assert_eq!(one_line(&error), "messages[0]: x.png: no such file");
-        assert_eq!(one_line(&anyhow!("a\n\x1b[2Jb").context("c")), "c: a [2Jb");
+        assert_eq!(one_line(&anyhow!("a\n\x1b[2Jb\u{202e}").context("c")), "c: a [2Jb");
     }
 }

@@ -26,7 +26,16 @@ fn json_tells_what_was_done_and_the_files_hold_it() {
     assert_eq!(seen["resized"], json!({"width": 896, "height": 896}));
     assert_eq!(seen["crops"][1], json!({"x": 350, "y": 0, "width": 350, "height": 300}));
     assert_eq!((&seen["tokens"], &report["tokens"]), (&json!(768), &json!(768)));
+    let again = medgemma(&args);
+    let text = String::from_utf8(again.stderr).unwrap();
+    assert!(again.status.code() == Some(1) && text.contains("is not replaced"), "{text}");
     for written in seen["written"].as_array().unwrap() {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(written.as_str().unwrap()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "it may show a patient");
+        }
         let png = std::fs::read(written.as_str().unwrap()).unwrap();
         assert_eq!(png[16..24], [0, 0, 3, 128, 0, 0, 3, 128], "896 × 896 in the PNG's header");
     }

@@ -69,6 +69,8 @@ fn the_answer_alone_is_on_stdout() {
     assert_eq!(stdout(&output).trim_end_matches('\n'), answer.as_str().unwrap().trim_end_matches('\n'));
     let notes = stderr(&output);
     assert!(notes.contains("takes about") && notes.contains("Cut off after 8 tokens"), "{notes}");
+    let full = stderr(&run(program.home.path(), &["run", &program.model, "What is it?", "--context", "24"]));
+    assert!(full.contains("the context of 24 tokens is full") && full.contains("--context."), "{full}");
     let verbose = stderr(&program.run(&["What is it?", "-v"]));
     assert!(verbose.contains("Prompt: ") && verbose.contains("Answer: 8 tokens"), "{verbose}");
     assert_eq!(stderr(&program.run(&["What is it?", "-q"])), "");
@@ -83,7 +85,7 @@ fn stdin_is_the_question_or_follows_it() {
     assert_eq!(stdout(&program.run_with(&[], "Summarise:\n\na note")), whole);
     for (args, stdin) in [(&[][..], ""), (&["-"], " \n"), (&[""], "")] {
         let output = program.run_with(args, stdin);
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(2));
         assert!(stderr(&output).contains("nothing is asked"), "{}", stderr(&output));
     }
 }
@@ -154,12 +156,17 @@ fn what_cannot_be_is_refused() {
         assert_eq!(program.run(args).status.code(), Some(2), "{args:?}");
     }
     for (args, word) in [
-        (&["x", "--temperature", "nan"][..], "temperature"),
-        (&["x", "--top-p", "0"], "top_p"),
-        (&["x", "--max-tokens", "0"], "max_tokens"),
-        (&["x", "--device", "cuda"], "processor only"),
-        (&["x", "--context", "4"], "context"),
+        (&["x", "--temperature", "nan"][..], "out of range (0 to 100)"),
+        (&["x", "--temperature", "200"], "out of range (0 to 100)"),
+        (&["x", "--top-p", "0"], "out of range (above 0"),
+        (&["x", "--min-p", "2"], "out of range (0 to 1)"),
+        (&["x", "--max-tokens", "0"], "--max-tokens"),
+        (&["x", "--context", "0"], "--context"),
     ] {
+        let output = run(program.home.path(), &[&["run", &program.model], args].concat());
+        assert_eq!((output.status.code(), stderr(&output).contains(word)), (Some(2), true), "{args:?}");
+    }
+    for (args, word) in [(&["x", "--device", "cuda"][..], "processor only"), (&["x", "--context", "4"], "context")] {
         let output = run(program.home.path(), &[&["run", &program.model], args].concat());
         assert_eq!((output.status.code(), stderr(&output).contains(word)), (Some(1), true), "{args:?}");
     }

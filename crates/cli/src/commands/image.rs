@@ -2,6 +2,7 @@
 
 use super::{print_json, print_lines};
 use crate::args;
+use crate::private;
 use crate::terminal::show_picture;
 use anyhow::{Context, Result};
 use medgemma_gemma::image::{Info, Limits, Preprocessor, Rect, RgbImage, open};
@@ -136,7 +137,7 @@ fn write(views: &[RgbImage], out: &Path, file: &Path, names: &mut HashSet<String
     for (i, view) in views.iter().enumerate() {
         let suffix = if i == 0 { String::new() } else { format!("-{i}") };
         let path = out.join(format!("{name}.seen{suffix}.png"));
-        std::fs::write(&path, view.to_png()).with_context(|| path.display().to_string())?;
+        private::write(&path, &view.to_png())?;
         written.push(path);
     }
     Ok(written)

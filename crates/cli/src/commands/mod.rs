@@ -10,6 +10,7 @@ pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod score;
 
+use crate::terminal::one_line;
 use anyhow::Result;
 use serde::Serialize;
 use std::io::Write;
@@ -22,11 +23,11 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Prints lines on stdout.
+/// Prints lines on stdout, without what would steer a terminal: names of files are in them.
 pub(crate) fn print_lines<T: std::fmt::Display>(lines: impl IntoIterator<Item = T>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for line in lines {
-        writeln!(out, "{line}")?;
+        writeln!(out, "{}", one_line(&line.to_string()))?;
     }
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! A conversation on disk, for its owner's eyes only.
 
 use super::{Part, Role, Turn};
-use anyhow::{Context, Result};
+use crate::private;
+use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use medgemma_gemma::text::{Message, Part as Written};
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 
 /// Writes the turns: OpenAI's messages when the name ends in `.json`, else text. A file that exists is not replaced.
@@ -16,13 +15,7 @@ use std::path::Path;
 pub(crate) fn save(turns: &[Turn], path: &Path) -> Result<()> {
     let is_json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
     let text = if is_json { serde_json::to_string_pretty(&messages(turns))? } else { transcript(turns) };
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let name = || path.display().to_string();
-    let mut file = options.open(path).with_context(name)?;
-    file.write_all(text.as_bytes()).with_context(name)
+    private::write(path, text.as_bytes())
 }
 
 /// The turns as `--messages` reads them.
@@ -78,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_overwritten_and_nobody_else_reads_it() {
+    fn other_names_get_text_and_nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("talk.txt");
         save(&turns(), &path).unwrap();
@@ -86,10 +79,5 @@ mod tests {
         assert_eq!(text.matches("## ").count(), 3);
         assert!(text.contains("[picture: picture]\n\nWhat is it?"));
         assert!(save(&turns(), &path).is_err());
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
     }
 }

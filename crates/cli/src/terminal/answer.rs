@@ -1,8 +1,8 @@
 //! An answer while it is written: the thought apart and dimmed, the answer as Markdown, or bare where stdout is no
 //! terminal.
 
-use super::{Markdown, shown};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use super::{Markdown, draw_target, shown};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -45,8 +45,7 @@ enum Now {
 impl<W: Write> AnswerView<W> {
     /// A view that writes to `out`, and its progress to stderr unless `quiet`.
     pub(crate) fn new(out: W, look: Look, quiet: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
+        let bar = ProgressBar::with_draw_target(None, draw_target(quiet));
         bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(120));
         bar.set_message("reading");

@@ -1,5 +1,6 @@
 //! The line that a chat is typed into: history, completion, several lines between `"""`.
 
+use super::one_line;
 use anyhow::Result;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -69,6 +70,17 @@ impl LineEditor {
         Ok(Input::Line(text))
     }
 
+    /// Forgets what was typed, unless the user keeps it in a file.
+    ///
+    /// # Errors
+    /// When the terminal fails.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        match self.history {
+            Some(_) => Ok(()),
+            None => Ok(self.editor.clear_history()?),
+        }
+    }
+
     /// Lines up to the closing quotes.
     fn block(&mut self, first: &str) -> Result<Input> {
         let mut text = first.to_owned();
@@ -122,7 +134,11 @@ impl Completer for Completion {
         let commands: Vec<Pair> = matching.map(pair).collect();
         match commands.is_empty() {
             false => Ok((0, commands)),
-            true => self.files.complete(line, at, context),
+            true => {
+                let (start, files) = self.files.complete(line, at, context)?;
+                let shown = |file: Pair| Pair { display: one_line(&file.display), ..file };
+                Ok((start, files.into_iter().map(shown).collect()))
+            }
         }
     }
 }

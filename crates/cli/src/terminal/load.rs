@@ -1,6 +1,7 @@
 //! Progress of loading a model, on stderr.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use super::{draw_target, one_line};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// The bar of one model.
 #[derive(Debug)]
@@ -9,11 +10,10 @@ pub(crate) struct LoadBar(ProgressBar);
 impl LoadBar {
     /// For a model called `name`.
     pub(crate) fn new(name: &str, quiet: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(1), target);
+        let bar = ProgressBar::with_draw_target(Some(1), draw_target(quiet));
         let style = ProgressStyle::with_template("loading {msg:!24} {wide_bar} {percent} %");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
-        bar.set_message(name.rsplit('/').next().unwrap_or(name).to_owned());
+        bar.set_message(one_line(name.rsplit('/').next().unwrap_or(name)));
         Self(bar)
     }
 

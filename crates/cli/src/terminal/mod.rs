@@ -7,6 +7,7 @@ mod markdown;
 mod picture;
 mod progress;
 mod table;
+mod target;
 
 pub(crate) use answer::{AnswerView, Look};
 pub(crate) use editor::{Input, LineEditor};
@@ -15,6 +16,7 @@ pub(crate) use markdown::Markdown;
 pub(crate) use picture::show as show_picture;
 pub(crate) use progress::{ByteBar, Download};
 pub(crate) use table::Table;
+pub(crate) use target::{clear_bar, draw_target};
 
 /// Columns of the terminal: 80 where there is none.
 pub(crate) fn width() -> usize {
@@ -24,14 +26,17 @@ pub(crate) fn width() -> usize {
 
 /// Says on stderr what went wrong: on one line, or broken at spaces where it is a terminal.
 pub(crate) fn say_error(text: &str) {
+    let text = &one_line(text);
     let label = console::style("error:").for_stderr().red().bold();
-    let text = if console::Term::stderr().is_term() { wrap(text, width() - 7).join("\n       ") } else { text.into() };
+    let text =
+        if console::Term::stderr().is_term() { wrap(text, width() - 7).join("\n       ") } else { text.to_owned() };
     eprintln!("{label} {text}");
 }
 
 /// Says on stderr something that is not part of any answer.
 pub(crate) fn say_note(text: &str) {
-    let text = if console::Term::stderr().is_term() { wrap(text, width()).join("\n") } else { text.into() };
+    let text = &one_line(text);
+    let text = if console::Term::stderr().is_term() { wrap(text, width()).join("\n") } else { text.to_owned() };
     eprintln!("{}", console::style(text).for_stderr().dim());
 }
 
@@ -61,6 +66,11 @@ pub(crate) fn shown(c: char) -> Option<char> {
         c if c.is_control() => None,
         c => Some(c),
     }
+}
+
+/// A text, such as a file's name, as it may reach a terminal: as [`shown`], and on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().filter_map(shown).map(|c| if c == '\n' { ' ' } else { c }).collect()
 }
 
 /// Units that stay on the line of their number.
@@ -101,6 +111,11 @@ mod tests {
         }
         assert_eq!(bytes(123_456_789), "123 MB");
         assert_eq!(bytes(u64::MAX), "18446744 TB");
+    }
+
+    #[test]
+    fn a_name_moves_no_cursor_and_turns_no_text() {
+        assert_eq!(one_line("a\x1b]0;x\x07\u{202e}gnp.\u{2066}\nb\u{9b}2J\té.png"), "a]0;xgnp. b2J é.png");
     }
 
     #[test]

@@ -71,8 +71,9 @@ fn render(image: &RgbImage, protocol: Protocol, room: (usize, usize)) -> String 
     match protocol {
         Protocol::TrueColor | Protocol::Palette => blocks(&resize_bilinear(image, columns, rows * 2), protocol),
         Protocol::Kitty | Protocol::Iterm => {
+            // A picture that is thinner than a column is one wide and still no longer than its rows.
             let width = (columns * COLUMN_PIXELS).min(image.width());
-            let height = (image.height() * width / image.width()).max(1);
+            let height = (image.height() * width / image.width()).clamp(1, rows * 2 * COLUMN_PIXELS);
             let png = resize_bilinear(image, width, height).to_png();
             if protocol == Protocol::Kitty { kitty(&png, columns, rows) } else { iterm(&png, columns, rows) }
         }
@@ -180,6 +181,17 @@ mod tests {
         assert_eq!(cells(&image(100, 400), (60, 30)), (15, 30));
         assert_eq!(cells(&image(3000, 1), (60, 30)), (60, 1));
         assert_eq!(cells(&image(1, 3000), (0, 0)), (1, 1));
+    }
+
+    #[test]
+    fn what_is_sent_is_no_larger_than_what_is_shown() {
+        for (width, height) in [(1, 200_000), (200_000, 1), (3, 90_000)] {
+            let image = RgbImage::from_raw(width, height, (0..width * height * 3).map(|i| (i * 31) as u8).collect());
+            for protocol in [Protocol::Kitty, Protocol::Iterm] {
+                let sent = render(image.as_ref().unwrap(), protocol, (60, 30)).len();
+                assert!(sent < 16_000, "{width} × {height}: {sent} bytes");
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Progress on stderr: bars where there is a terminal, a line for each file where there is none.
 
-use super::bytes;
+use super::{bytes, draw_target, one_line};
 use crate::hub::{File, Watch};
 use crate::interrupt;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
 
 /// A bar over bytes, with the name of what is at work.
@@ -13,8 +13,7 @@ pub(crate) struct ByteBar(ProgressBar);
 impl ByteBar {
     /// For `total` bytes.
     pub(crate) fn new(total: u64, quiet: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let bar = ProgressBar::with_draw_target(Some(total), draw_target(quiet));
         let size = |state: &ProgressState, out: &mut dyn Write| {
             let _ = write!(out, "{} of {}", bytes(state.pos()), bytes(state.len().unwrap_or(0)));
         };
@@ -29,7 +28,7 @@ impl ByteBar {
 
     /// What is at work, and how many bytes are done.
     pub(crate) fn set(&self, name: &str, done: u64) {
-        self.0.set_message(name.to_owned());
+        self.0.set_message(one_line(name));
         self.0.set_position(done);
     }
 
@@ -78,13 +77,13 @@ impl Watch for Download {
         self.before += file.size;
         self.bar.0.set_position(self.before);
         if self.bar.0.is_hidden() && !self.quiet {
-            eprintln!("{} ({})", file.name, bytes(file.size));
+            eprintln!("{} ({})", one_line(&file.name), bytes(file.size));
         }
     }
 
     fn note(&mut self, text: &str) {
         if !self.quiet {
-            self.bar.0.suspend(|| eprintln!("{text}"));
+            self.bar.0.suspend(|| eprintln!("{}", one_line(text)));
         }
     }
 

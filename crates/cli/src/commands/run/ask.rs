@@ -1,6 +1,6 @@
 //! What is asked, from the arguments, a file or stdin.
 
-use crate::args;
+use crate::args::{self, NothingAsked};
 use crate::conversation::{Picture, Role, Turn, parse_messages};
 use anyhow::{Context, Result, bail};
 use std::io::{IsTerminal, Read};
@@ -33,10 +33,10 @@ pub(crate) fn read(args: &args::Run) -> Result<Ask> {
         Some(prompt) => prompt.to_owned(),
         None if piped => stdin()?,
         None if std::io::stdout().is_terminal() && !args.json => return Ok(Ask::Chat),
-        None => bail!("nothing is asked: give a PROMPT, or `-` to read it from stdin"),
+        None => return Err(NothingAsked.into()),
     };
     if text.trim().is_empty() {
-        bail!("nothing is asked: the prompt is empty");
+        return Err(NothingAsked.into());
     }
     let mut turns: Vec<Turn> = args.system.iter().map(|text| Turn::text(Role::System, text.as_str())).collect();
     turns.push(Turn::user(pictures(args)?, text));

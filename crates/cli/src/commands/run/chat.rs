@@ -1,6 +1,8 @@
 //! A chat on the terminal.
 
+use super::super::print_lines;
 use super::command::{Command, HELP};
+use super::ending::Remedies;
 use super::session::{Session, Settings};
 use super::{ask, look, tell};
 use crate::args;
@@ -43,10 +45,17 @@ pub(crate) fn chat(pipeline: &mut Pipeline, args: &args::Run, settings: Settings
         };
         match Command::parse(&line) {
             Some(Ok(Command::Bye)) => return Ok(()),
-            Some(Ok(command)) => match session.apply(command, terminal::width()) {
-                Ok(lines) => lines.iter().for_each(|line| println!("{line}")),
-                Err(error) => terminal::say_error(&crate::one_line(&error)),
-            },
+            Some(Ok(command)) => {
+                if command == Command::Clear {
+                    // What the engine computed of it, and what the arrow keys bring back, are the conversation, too.
+                    pipeline.forget();
+                    editor.forget()?;
+                }
+                match session.apply(command, terminal::width()) {
+                    Ok(lines) => print_lines(lines)?,
+                    Err(error) => terminal::say_error(&crate::one_line(&error)),
+                }
+            }
             Some(Err(problem)) => terminal::say_error(&problem),
             None => {
                 if let Err(error) = question(pipeline, &mut session, &line, args, quiet) {
@@ -73,7 +82,7 @@ fn question(pipeline: &mut Pipeline, session: &mut Session, line: &str, args: &a
     let turns = session.with_question(&typed.text);
     let reply = engine::answer(pipeline, &turns, &session.settings.for_engine(), &mut view)?;
     view.finish()?;
-    tell(&reply, "/set max_tokens", args.verbose, quiet);
+    tell(&reply, pipeline.context(), &Remedies::CHAT, args.verbose, quiet);
     // An answer that was stopped still was said; without a word of it the question may be asked again.
     if reply.finish != Finish::Cancelled || !reply.answer.is_empty() {
         session.answered(&typed.text, &reply.answer);

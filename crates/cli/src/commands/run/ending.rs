@@ -3,15 +3,39 @@
 use medgemma_engine::{Finish, Reply};
 use std::time::Duration;
 
-/// How it ended, when it isn't the usual way, and the remedy; `more` is how a larger budget is asked for.
-pub(crate) fn note(reply: &Reply, more: &str) -> Option<String> {
+/// How more room is asked for, where the answer is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remedies {
+    /// When the answer's budget ended.
+    budget: &'static str,
+    /// When the context was full.
+    context: &'static str,
+}
+
+impl Remedies {
+    /// On the command line.
+    pub(crate) const ONCE: Self = Self { budget: "allow more with --max-tokens", context: "allow more with --context" };
+    /// In a chat.
+    pub(crate) const CHAT: Self = Self {
+        budget: "allow more with /set max_tokens",
+        context: "begin anew with /clear, or start the chat with a larger --context",
+    };
+}
+
+/// How it ended, when it isn't the usual way, and the remedy; `context` is the most tokens that the model was loaded for.
+pub(crate) fn note(reply: &Reply, context: usize, remedies: &Remedies) -> Option<String> {
     let tokens = reply.usage.completion_tokens;
+    let full = reply.usage.prompt_tokens + tokens >= context;
+    let (why, remedy) = match full {
+        true => (format!(", as the context of {context} tokens is full"), remedies.context),
+        false => (String::new(), remedies.budget),
+    };
     match reply.finish {
         Finish::Stop => None,
-        Finish::Length if reply.cut_in_thought => Some(format!(
-            "After {tokens} tokens it was still thinking, so that there is no answer: allow more with {more}."
-        )),
-        Finish::Length => Some(format!("Cut off after {tokens} tokens: allow more with {more}.")),
+        Finish::Length if reply.cut_in_thought => {
+            Some(format!("After {tokens} tokens it was still thinking{why}. There is no answer: {remedy}."))
+        }
+        Finish::Length => Some(format!("Cut off after {tokens} tokens{why}: {remedy}.")),
         Finish::Loop => Some("Stopped: the text repeated itself without end.".into()),
         Finish::Cancelled => Some("Stopped.".into()),
     }

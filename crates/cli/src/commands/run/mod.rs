@@ -16,6 +16,7 @@ use crate::engine;
 use crate::terminal::{self, AnswerView, Look};
 use anyhow::{Result, bail};
 use ask::Ask;
+use ending::Remedies;
 use medgemma_engine::{Finish, Pipeline, Reply};
 use openai::Completion;
 use session::Settings;
@@ -49,7 +50,7 @@ fn once(pipeline: &mut Pipeline, turns: &[Turn], args: &args::Run, settings: &Se
     if args.json {
         print_json(&Completion::new(pipeline.name(), &reply, args.logprobs.is_some()))?;
     }
-    tell(&reply, "--max-tokens", args.verbose, quiet);
+    tell(&reply, pipeline.context(), &Remedies::ONCE, args.verbose, quiet);
     Ok(())
 }
 
@@ -63,8 +64,8 @@ pub(crate) fn look(plain: bool) -> Look {
 }
 
 /// Says on stderr how an answer ended, when it isn't the usual way, and how fast it was, when asked.
-fn tell(reply: &Reply, more: &str, verbose: bool, quiet: bool) {
-    if let Some(note) = ending::note(reply, more).filter(|_| !quiet) {
+fn tell(reply: &Reply, context: usize, remedies: &Remedies, verbose: bool, quiet: bool) {
+    if let Some(note) = ending::note(reply, context, remedies).filter(|_| !quiet) {
         terminal::say_note(&note);
     }
     if verbose {
