@@ -37,6 +37,9 @@ pub enum Error {
         /// Rows of the embedding table.
         vocab: usize,
     },
+    /// The model computed something that is not a number.
+    #[error("the model's numbers are not finite: its weights are damaged; get the files anew")]
+    NotFinite,
     /// A parameter out of its range.
     #[error("{0}")]
     Parameter(String),

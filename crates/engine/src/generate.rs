@@ -81,7 +81,8 @@ pub struct Timings {
 /// ends the text is not.
 ///
 /// # Errors
-/// When a parameter is out of range, nothing waits to be computed, or the cache is full.
+/// When a parameter is out of range, nothing waits to be computed, the cache is full, or the model computes something
+/// that is not a number.
 pub fn generate<B: Backend>(
     runner: &mut Runner<B>,
     sequence: &mut Sequence<B>,
@@ -104,7 +105,7 @@ pub fn generate<B: Backend>(
             break Finish::Length;
         }
         runner.logits(&[row], &mut logits);
-        let token = choose(&logits, &mut sampler, options.logprobs);
+        let token = choose(&logits, &mut sampler, options.logprobs)?;
         timings.generated_tokens += 1;
         timings.generation = begun.elapsed();
         if options.stop_ids.contains(&token.id) {
@@ -151,21 +152,25 @@ fn prefill<B: Backend>(
     }
 }
 
-fn choose(logits: &[f32], sampler: &mut Sampler, count: Option<usize>) -> NewToken {
+fn choose(logits: &[f32], sampler: &mut Sampler, count: Option<usize>) -> Result<NewToken, Error> {
     let id = sampler.sample(logits);
-    match count {
+    if !logits.get(id as usize).is_some_and(|logit| logit.is_finite()) {
+        return Err(Error::NotFinite);
+    }
+    Ok(match count {
         None => NewToken { id, logprob: None, top: Vec::new() },
         Some(count) => {
             let (logprob, top) = sampler::logprobs(logits, id, count);
             NewToken { id, logprob: Some(logprob), top }
         }
-    }
+    })
 }
 
 /// Log-probabilities of a prompt's tokens, each given those before it: entry i belongs to token i + 1.
 ///
 /// # Errors
-/// When part of the sequence was computed before (its logits are gone: start it anew), or the cache is full.
+/// When part of the sequence was computed before (its logits are gone: start it anew), the cache is full,
+/// or the model computes something that is not a number.
 pub fn score<B: Backend>(
     runner: &mut Runner<B>,
     sequence: &mut Sequence<B>,
@@ -194,6 +199,9 @@ pub fn score<B: Backend>(
             for (row, logits) in part.iter().zip(logits.chunks_exact(vocab)) {
                 let id = sequence.tokens()[first + *row as usize + 1];
                 let (logprob, top) = sampler::logprobs(logits, id, count);
+                if !logprob.is_finite() {
+                    return Err(Error::NotFinite);
+                }
                 scores.push(NewToken { id, logprob: Some(logprob), top });
             }
         }

@@ -60,6 +60,8 @@ pub struct LoadOptions {
 
 /// Prompt tokens in one step, when nobody says: enough rows for the matrix kernels, few enough for the caches.
 pub const CHUNK: usize = 512;
+/// More threads than any machine this runs on has.
+const MOST_THREADS: usize = 1024;
 /// Rows that get logits at once: a single sequence needs one, scoring goes faster with some.
 const OUTPUTS: usize = 16;
 
@@ -140,6 +142,14 @@ impl Opened {
         let context = options.context.unwrap_or(longest);
         if context == 0 || context > longest {
             return Err(Error::Parameter(format!("a context of {context} tokens is out of range (1 to {longest})")));
+        }
+        if options.threads.is_some_and(|threads| threads == 0 || threads > MOST_THREADS) {
+            return Err(Error::Parameter(format!("the number of threads is out of range (1 to {MOST_THREADS})")));
+        }
+        let vocab = checkpoint.config.text.vocab;
+        if let Some(id) = checkpoint.config.tokens.eos.iter().find(|id| **id as usize >= vocab) {
+            let problem = format!("eos_token_id: {id} isn't in the vocabulary of {vocab}");
+            return Err(Error::Parameter(format!("{name}: {problem}")));
         }
         let format = options.quant.map_or(WeightFormat::Stored, Quant::format);
         let config = RunnerConfig {

@@ -111,7 +111,17 @@ impl Pipeline {
             true => &with_thinking(&request.messages),
             false => &request.messages,
         };
-        Ok(template.render(messages, &self.assets.tokenizer, RenderOptions::default())?)
+        let prompt = template.render(messages, &self.assets.tokenizer, RenderOptions::default())?;
+        // A damaged template may answer for the user: better no answer than one to another question.
+        let question = messages.iter().rev().find(|m| m.role == Role::User);
+        let text = prompt.text(&self.assets.tokenizer);
+        let left_out = |part: &Part| matches!(part, Part::Text(part) if !text.contains(part.trim()));
+        if question.is_some_and(|q| q.content.iter().any(left_out)) {
+            return Err(Error::Parameter(
+                "the chat template leaves out the question: it is damaged, or another model's".into(),
+            ));
+        }
+        Ok(prompt)
     }
 
     /// Continues a text, without a chat template: what pre-trained checkpoints do. Pictures stand before the text.
