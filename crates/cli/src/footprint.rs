@@ -9,12 +9,21 @@ pub(crate) const USUAL_CONTEXT: usize = 8192;
 /// What is computed in between, and the program itself: with an image encoder, and without.
 const WORK: (u64, u64) = (300_000_000, 150_000_000);
 
+/// Weights of the decoder's layers.
+fn layer_weights(text: &TextConfig) -> u64 {
+    let attention = 2 * text.hidden * (text.heads + text.kv_heads) * text.head_dim;
+    (text.global.len() * (attention + 3 * text.hidden * text.ffn)) as u64
+}
+
+/// Weights of the embedding table, and of the output matrix where it isn't the same.
+fn table_weights(text: &TextConfig) -> u64 {
+    let tables = if text.tied { 1 } else { 2 };
+    (tables * text.vocab * text.hidden) as u64
+}
+
 /// Weights of the decoder's matrices.
 pub(crate) fn decoder_weights(text: &TextConfig) -> u64 {
-    let attention = 2 * text.hidden * (text.heads + text.kv_heads) * text.head_dim;
-    let layer = attention + 3 * text.hidden * text.ffn;
-    let tables = if text.tied { 1 } else { 2 };
-    (tables * text.vocab * text.hidden + text.global.len() * layer) as u64
+    layer_weights(text) + table_weights(text)
 }
 
 /// Weights of the image encoder and its projector.
@@ -36,7 +45,15 @@ pub(crate) fn bytes_as(weights: u64, dtype: DType) -> u64 {
 /// its rows aren't whole blocks.
 pub(crate) fn weights(config: &Config, dtype: DType) -> u64 {
     let encoder = config.vision.as_ref().map_or(0, |vision| encoder_weights(vision, config.text.hidden));
-    bytes_as(decoder_weights(&config.text), dtype) + bytes_as(encoder, DType::BF16)
+    // The tables keep more bits than 4, as the model holds them.
+    let tables = match dtype {
+        DType::Q4_0 => DType::Q8_0,
+        DType::Nf4 => DType::BF16,
+        dtype => dtype,
+    };
+    bytes_as(layer_weights(&config.text), dtype)
+        + bytes_as(table_weights(&config.text), tables)
+        + bytes_as(encoder, DType::BF16)
 }
 
 /// Bytes of keys and values for `context` tokens: global layers keep all of them, the others their window. They are

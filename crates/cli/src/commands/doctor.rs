@@ -8,7 +8,7 @@ use crate::args::Quant;
 use crate::catalog::{PRECISIONS, Variant, usable};
 use crate::hub;
 use crate::machine::{self, Memory};
-use crate::terminal::{Table, bytes, width, wrap};
+use crate::terminal::{Table, bytes, to_stderr, width, wrap};
 use anyhow::{Result, bail};
 use medgemma_gemma::locate::Cache;
 use serde::Serialize;
@@ -61,7 +61,7 @@ struct CacheReport {
 
 pub(crate) fn run(args: &args::Doctor, quiet: bool) -> Result<()> {
     if !quiet && !args.json {
-        eprintln!("Looking at this machine…");
+        to_stderr("Looking at this machine…\n");
     }
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),

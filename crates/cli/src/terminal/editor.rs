@@ -113,7 +113,7 @@ impl Drop for LineEditor {
         if let Some(path) = &self.history
             && let Err(error) = self.editor.save_history(path)
         {
-            eprintln!("the history wasn't saved: {}: {error}", path.display());
+            super::say_note(&format!("the history wasn't saved: {}: {error}", path.display()));
         }
     }
 }

@@ -24,20 +24,26 @@ pub(crate) fn width() -> usize {
     size.map_or(80, |(_, columns)| usize::from(columns)).max(20)
 }
 
+/// Writes to stderr. A stderr that is gone is no reason to stop: nobody reads what is said there.
+pub(crate) fn to_stderr(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// Says on stderr what went wrong: on one line, or broken at spaces where it is a terminal.
 pub(crate) fn say_error(text: &str) {
     let text = &one_line(text);
     let label = console::style("error:").for_stderr().red().bold();
     let text =
         if console::Term::stderr().is_term() { wrap(text, width() - 7).join("\n       ") } else { text.to_owned() };
-    eprintln!("{label} {text}");
+    to_stderr(&format!("{label} {text}\n"));
 }
 
 /// Says on stderr something that is not part of any answer.
 pub(crate) fn say_note(text: &str) {
     let text = &one_line(text);
     let text = if console::Term::stderr().is_term() { wrap(text, width()).join("\n") } else { text.to_owned() };
-    eprintln!("{}", console::style(text).for_stderr().dim());
+    to_stderr(&format!("{}\n", console::style(text).for_stderr().dim()));
 }
 
 /// A size as people write it, in powers of 1000: `8.6 GB`.

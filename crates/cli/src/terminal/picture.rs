@@ -38,7 +38,7 @@ pub(crate) fn show(image: &RgbImage) {
     let (rows, columns) = Term::stderr().size();
     // A row for the prompt stays free.
     let room = (usize::from(columns).min(MOST.0), usize::from(rows).saturating_sub(1).min(MOST.1));
-    eprint!("{}", render(image, protocol, room));
+    super::to_stderr(&render(image, protocol, room));
 }
 
 /// What the terminal understands, by the environment's variables; `None` when it should get no picture.

@@ -1,6 +1,6 @@
 //! Progress on stderr: bars where there is a terminal, a line for each file where there is none.
 
-use super::{bytes, draw_target, one_line};
+use super::{bytes, draw_target, one_line, to_stderr};
 use crate::hub::{File, Watch};
 use crate::interrupt;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -77,13 +77,13 @@ impl Watch for Download {
         self.before += file.size;
         self.bar.0.set_position(self.before);
         if self.bar.0.is_hidden() && !self.quiet {
-            eprintln!("{} ({})", one_line(&file.name), bytes(file.size));
+            to_stderr(&format!("{} ({})\n", one_line(&file.name), bytes(file.size)));
         }
     }
 
     fn note(&mut self, text: &str) {
         if !self.quiet {
-            self.bar.0.suspend(|| eprintln!("{}", one_line(text)));
+            self.bar.0.suspend(|| to_stderr(&format!("{}\n", one_line(text))));
         }
     }
 

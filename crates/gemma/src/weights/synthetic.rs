@@ -39,7 +39,13 @@ impl Synthetic {
         }
         let cols = *shape.last()?;
         let decoder = !name.starts_with("v.") && !name.starts_with("mm.");
-        let dtype = if decoder && cols.is_multiple_of(self.dtype.block_len()) { self.dtype } else { FLOAT };
+        // As the decoder holds the embedding table beside matrices of 4 bits.
+        let wanted = match (name, self.dtype) {
+            ("token_embd.weight", DType::Q4_0) => DType::Q8_0,
+            ("token_embd.weight", DType::Nf4) => FLOAT,
+            (_, dtype) => dtype,
+        };
+        let dtype = if decoder && cols.is_multiple_of(wanted.block_len()) { wanted } else { FLOAT };
         let deviation = 1.0 / (cols as f32).sqrt();
         // NF4's values are spread about half as widely as their scale.
         let nf4 = (dtype == DType::Nf4).then(|| {
