@@ -153,13 +153,14 @@ def write_text(path, name: str, text: dict, tensors: dict[str, np.ndarray], buil
     finish(writer)
 
 
-def write_mmproj(path, name: str, config: dict, tensors: dict[str, np.ndarray]) -> None:
-    """The image encoder and projector: matrices in F16, embeddings, norms and biases in F32."""
+def write_mmproj(path, name: str, config: dict, tensors: dict[str, np.ndarray], kind: Type = Type.F16) -> None:
+    """The image encoder and projector: matrices in `kind` (the projection in F16, llama.cpp transposes it), embeddings,
+    norms and biases in F32."""
     vision = config["vision_config"]
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
     writer.add_name(name)
-    writer.add_file_type(1)
+    writer.add_file_type({Type.F16: 1, Type.Q8_0: 7}[kind])
     writer.add_clip_has_vision_encoder(True)
     writer.add_vision_projection_dim(config["text_config"]["hidden_size"])
     writer.add_vision_image_size(vision["image_size"])
@@ -182,8 +183,11 @@ def write_mmproj(path, name: str, config: dict, tensors: dict[str, np.ndarray]) 
         values = tensors[theirs]
         if "soft_emb_norm" in ours:
             values = values + np.float32(1)
-        half = values.ndim == 2 and "position_embd" not in ours
-        writer.add_tensor(ours, values.astype(np.float16 if half else np.float32))
+        if values.ndim != 2 or "position_embd" in ours:
+            writer.add_tensor(ours, values.astype(np.float32))
+        else:
+            stored = Type.F16 if ours.startswith("mm.") else kind
+            writer.add_tensor(ours, quantize(values, stored), raw_dtype=stored)
     finish(writer)
 
 

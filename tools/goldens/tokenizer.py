@@ -69,8 +69,11 @@ def piece_merges(pieces: list[str], vocab: set[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def vocabulary(layout: str, size: int) -> tuple[list[str], list[str], dict[str, int], set[str]]:
-    """All tokens by id, the learned pieces, the run lengths, and the added tokens."""
+def vocabulary(layout: str, size: int, learned=None) -> tuple[list[str], list[str], dict[str, int], set[str]]:
+    """All tokens by id, the learned pieces, the run lengths, and the added tokens.
+
+    `learned` is what `learn` returns, for a caller with a corpus of its own.
+    """
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
     if layout == "full":
         longest = {"\n": 31, SPACE: 31, "\t": 31}
@@ -91,7 +94,7 @@ def vocabulary(layout: str, size: int) -> tuple[list[str], list[str], dict[str, 
         last = []
     added |= set(tail) | set(last)
     room = size - len(head) - len(tail)
-    pieces, chars = learn(room + 64)
+    pieces, chars = learned or learn(room + 64)
     taken = set(head) | set(tail)
     pieces = [p for p in pieces if p not in taken]
     chars = [c for c in chars if c not in taken] + ([SPACE] if SPACE not in chars else [])
@@ -101,9 +104,9 @@ def vocabulary(layout: str, size: int) -> tuple[list[str], list[str], dict[str, 
     return tokens + last, pieces, longest, added
 
 
-def build(layout: str, size: int) -> dict:
+def build(layout: str, size: int, learned=None) -> dict:
     """The tokenizer.json of a vocabulary of `size` tokens (plus <image_soft_token> in the full layout)."""
-    tokens, pieces, longest, added = vocabulary(layout, size)
+    tokens, pieces, longest, added = vocabulary(layout, size, learned)
     base = tokens[:size]  # <image_soft_token> is an added token only, as in the real file
     ids = {token: i for i, token in enumerate(tokens)}
     merges = run_merges(longest) + piece_merges(pieces, set(base))
