@@ -13,6 +13,7 @@ use medgemma_gemma::convert::{Options, Plan, Source, Written};
 use medgemma_gemma::locate::Located;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 pub(crate) fn run(args: &args::Quantize, quiet: bool) -> Result<()> {
     let checkpoint = engine::open(&args.model, args.mmproj.as_deref())?.into_checkpoint();
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &args::Quantize, quiet: bool) -> Result<()> {
     }
     check_space(&args.out, plan.bytes())?;
     let _polite = interrupt::guard();
+    let start = Instant::now();
     let bar = ByteBar::new(plan.bytes(), quiet);
     let report = plan.run(|progress| {
         bar.set(progress.tensor, progress.done);
@@ -44,11 +46,14 @@ pub(crate) fn run(args: &args::Quantize, quiet: bool) -> Result<()> {
         report => report?,
     };
     print_lines([&report.model].into_iter().chain(&report.mmproj).map(line))?;
-    print_lines([format!("Try it: medgemma run {}", args.out.display())])
+    let seconds = start.elapsed().as_secs_f64();
+    print_lines([format!("Took {seconds:.1} s. Try it: medgemma run {}", args.out.display())])
 }
 
 fn line(file: &Written) -> String {
-    format!("{}: {}, {:.2} bits a weight", file.path.display(), bytes(file.bytes), file.bits_per_weight())
+    let types: Vec<String> = file.types.iter().map(|(dtype, (tensors, _))| format!("{dtype} {tensors}")).collect();
+    let (size, bits) = (bytes(file.bytes), file.bits_per_weight());
+    format!("{}: {size}, {bits:.2} bits a weight (tensors: {})", file.path.display(), types.join(", "))
 }
 
 /// What a reader of the file will call the model: the last part of its id or path.
