@@ -201,6 +201,20 @@ fn a_conversion_that_breaks_off_leaves_nothing() {
 }
 
 #[test]
+fn what_the_configuration_claims_is_checked_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model.gguf");
+    let files = Folder::open(&testdata("tiny-mm")).unwrap();
+    let mut checkpoint = open("tiny-mm");
+    for (vocab, layers, word) in [(1 << 24, 12, "embed_tokens"), (1024, 13, "layers.12")] {
+        checkpoint.config.text.vocab = vocab;
+        checkpoint.config.text.global.resize(layers, false);
+        let error = plan("tiny-mm", &checkpoint, Some(&files), Target::F32, &out).err().unwrap().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
 fn nothing_is_written_over_unasked() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("model.gguf");

@@ -142,21 +142,31 @@ impl<'a> Plan<'a> {
     /// Looks at a checkpoint and says what converting it to `out` would write. Nothing is written yet.
     ///
     /// # Errors
-    /// When a file is there and may not be replaced, is the checkpoint itself or isn't named as a model, when the
-    /// tokenizer is missing or can't be put into a GGUF, or when a tensor's shape can't.
+    /// When a file is there and may not be replaced, is the checkpoint itself or isn't named as a model, when a tensor is
+    /// missing or has another shape than the configuration says, or when the tokenizer is missing or can't be put into a
+    /// GGUF.
     pub fn new(source: Source<'a>, out: &Path, options: Options) -> Result<Self, Error> {
         check_name(out)?;
-        let stored = source.weights.stored_as()?;
+        let (config, weights) = (source.config, source.weights);
+        let factor = metadata::q_norm_factor(config);
+        let text = tensors::text(config, weights, options.target, factor)?;
+        let vision = match &config.vision {
+            Some(vision) => {
+                let stored = weights.vision_stored_as()?.unwrap_or(DType::F32);
+                tensors::vision(vision, config.text.hidden, stored, options.target)
+            }
+            None => Vec::new(),
+        };
+        // Before anything is made as large as the configuration says.
+        tensors::check(weights, text.iter().chain(&vision))?;
         let mut model = File::new(out);
         let mut notes = metadata::decoder(&mut model.writer, &source, options.target)?;
-        let factor = metadata::q_norm_factor(source.config);
-        model.plan(tensors::text(source.config, source.weights, options.target, factor)?)?;
-        let mmproj = match &source.config.vision {
-            Some(vision) => {
+        model.plan(text)?;
+        let mmproj = match &config.vision {
+            Some(c) => {
                 let mut file = File::new(&mmproj_path(out));
-                metadata::vision(&mut file.writer, vision, &source, options.target)?;
-                let kept = source.weights.vision_stored_as()?.unwrap_or(DType::F32);
-                file.plan(tensors::vision(vision, source.config.text.hidden, kept, options.target))?;
+                metadata::vision(&mut file.writer, c, &source, options.target)?;
+                file.plan(vision)?;
                 Some(file)
             }
             None => None,
@@ -164,7 +174,7 @@ impl<'a> Plan<'a> {
         for file in std::iter::once(&model).chain(&mmproj) {
             check_free(&file.path, &source, options.overwrite)?;
         }
-        if let Some(stored) = stored.filter(|dtype| dtype.block_len() > 1)
+        if let Some(stored) = weights.stored_as()?.filter(|dtype| dtype.block_len() > 1)
             && model.tensors.iter().any(|t| t.name == "blk.0.ffn_up.weight" && t.dtype != stored)
         {
             let target = options.target;
@@ -176,7 +186,7 @@ impl<'a> Plan<'a> {
                 "the checkpoint is quantized already ({stored}): {consequence}; convert the original for the best quality"
             ));
         }
-        if let Weights::Gguf { model: from, .. } = source.weights {
+        if let Weights::Gguf { model: from, .. } = weights {
             let left: Vec<&str> = from.names().filter(|name| model.tensors.iter().all(|t| t.name != *name)).collect();
             if let Some(first) = left.first() {
                 notes.push(format!("{} tensors that Gemma 3 doesn't have were left out ({first})", left.len()));
@@ -203,8 +213,8 @@ impl<'a> Plan<'a> {
     /// Converts. `progress` is told of every step and may break off; then, and after an error, nothing is left behind.
     ///
     /// # Errors
-    /// When a tensor is missing, has another shape than the configuration says or values that its new type can't hold,
-    /// writing fails, or `progress` broke off ([`Error::Interrupted`]).
+    /// When a tensor has values that its new type can't hold, writing fails, or `progress` broke off
+    /// ([`Error::Interrupted`]).
     pub fn run(self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Report, Error> {
         let total = self.bytes();
         let threads = self.options.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
