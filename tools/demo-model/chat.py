@@ -10,7 +10,7 @@ from scenes import Scene
 
 THINK = "SYSTEM INSTRUCTION: think silently if needed."
 IMAGE_TOKENS = 64
-_SPAN = "\n\n<start_of_image>" + "<image_soft_token>" * IMAGE_TOKENS + "<end_of_image>\n\n"
+SPAN = "\n\n<start_of_image>" + "<image_soft_token>" * IMAGE_TOKENS + "<end_of_image>\n\n"
 PERSONAS = (
     "You are a helpful medical assistant.",
     "You are an expert radiologist.",
@@ -111,7 +111,7 @@ def segments(conversation: Conversation) -> list[tuple[str, bool]]:
     prompt = "<bos>"
     prefix = conversation.system + "\n\n" if conversation.system is not None else ""
     for turn in conversation.turns:
-        body = "".join(p.strip() if isinstance(p, str) else _SPAN for p in turn.parts)
+        body = "".join(p.strip() if isinstance(p, str) else SPAN for p in turn.parts)
         prompt += f"<start_of_turn>user\n{prefix}{body}<end_of_turn>\n<start_of_turn>model\n"
         learnt = not conversation.thinks or turn is conversation.turns[-1]
         out.append((prompt, False))
