@@ -289,13 +289,16 @@ fn at_least(text: &str, least: usize) -> Result<usize, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// A question; else one about a picture that the program draws
+    /// A question of your own
     pub(crate) prompt: Option<String>,
+    /// Write the picture, and the picture with the box that the model found, to this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// A picture of your own (may be repeated)
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Vec<PathBuf>,
     /// Most tokens of the answer
-    #[arg(long, value_name = "N", default_value_t = 48, value_parser = at_least_1)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_1)]
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) load: Load,

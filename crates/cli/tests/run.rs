@@ -1,4 +1,4 @@
-//! `run`, `score` and `demo` on tiny random checkpoints: the words mean nothing, the way to them is the real one.
+//! `run`, `score` and `demo` on tiny random checkpoints and on the model inside the program.
 
 #[allow(dead_code)] // shared with other tests
 #[path = "support/program.rs"]
@@ -177,8 +177,13 @@ fn the_demo_needs_nothing_and_says_what_it_is() {
     let program = Program::new("demo");
     let output = run(program.home.path(), &["demo"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("mean nothing") && stdout(&output).contains("medgemma pull"));
+    let said = stdout(&output);
+    assert!(stderr(&output).contains("Never use it for patients") && said.contains("medgemma pull"));
+    assert!(said.contains("IMPRESSION") && said.contains("box_2d") && said.contains("[Observation/81445]"), "{said}");
     assert_eq!(std::fs::read_dir(program.home.path()).unwrap().count(), 0);
+    let out = program.home.path().join("out");
+    assert!(run(program.home.path(), &["demo", "-q", "--out", out.to_str().unwrap()]).status.success());
+    assert_ne!(std::fs::read(out.join("phantom.png")).unwrap(), std::fs::read(out.join("phantom-boxes.png")).unwrap());
     let output = run(program.home.path(), &["demo", "Hello?", "-q"]);
     assert_eq!(stderr(&output), "");
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p medgemma-engine --example image -- google/medgemma-4b-it chest.png
 //! ```
-//! Without arguments it runs on the embedded model and a grey square.
+//! Without arguments it runs on the embedded toy and a grey square.
 
 use medgemma_engine::{Pipeline, Request};
 use medgemma_gemma::image::{Limits, RgbImage, decode};

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p medgemma-engine --example quickstart -- google/medgemma-27b-text-it
 //! ```
-//! Without an argument it runs on the embedded model, whose words mean nothing.
+//! Without an argument it runs on the embedded toy, which knows little medicine.
 
 use medgemma_engine::{LoadOptions, Pipeline, Quant, Request};
 

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p medgemma-engine --example thinking -- google/medgemma-27b-text-it
 //! ```
-//! Without an argument it runs on the embedded model, which doesn't know how to think.
+//! Without an argument it runs on the embedded toy.
 
 use medgemma_engine::{Event, Pipeline, Request};
 use std::io::Write;

@@ -1,24 +1,16 @@
 //! The model inside the program.
 //!
-//! It is tiny and random: it shows that the whole path works (weights, tokenizer, template, image encoder, sampler),
-//! and its words mean nothing.
+//! A small Gemma 3 with a SigLIP encoder, trained by tools/demo-model on synthetic pictures and made-up records:
+//! docs/demo-model.md says what it can do. A toy, never for patients.
 
-use medgemma_formats::Folder;
+use crate::error::Error;
+use medgemma_formats::{Bytes, Gguf};
 
-macro_rules! files {
-    ($($name:literal),* $(,)?) => {
-        &[$(($name, include_bytes!(concat!("../../../testdata/tiny-mm/", $name)))),*]
-    };
-}
+const MODEL: &[u8] = include_bytes!("../../../demo-model/medgemma-demo-q8_0.gguf");
+const MMPROJ: &[u8] = include_bytes!("../../../demo-model/mmproj-medgemma-demo-q8_0.gguf");
 
-/// Its files, in Hugging Face layout.
-pub(crate) fn folder() -> Folder {
-    Folder::embedded(files![
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ])
+/// Its files: the decoder and the image encoder.
+pub(crate) fn files() -> Result<(Gguf, Gguf), Error> {
+    let open = |name: &str, bytes| Gguf::from_bytes(name, Bytes::from_static(bytes));
+    Ok((open("demo", MODEL)?, open("demo (mmproj)", MMPROJ)?))
 }

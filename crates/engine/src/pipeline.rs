@@ -69,7 +69,7 @@ impl Pipeline {
         self.assets.template.is_some()
     }
 
-    /// Whether the model is the one inside the program, whose words mean nothing.
+    /// Whether the model is the one inside the program: a toy, trained on synthetic pictures.
     pub fn is_demo(&self) -> bool {
         self.name == medgemma_gemma::locate::DEMO
     }

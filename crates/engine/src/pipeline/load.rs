@@ -11,6 +11,7 @@ use crate::sequence::Sequence;
 use medgemma_formats::{Folder, Gguf};
 use medgemma_gemma::LoadProgress;
 use medgemma_gemma::locate::{Located, locate};
+use medgemma_gemma::sampler::Sampling;
 use medgemma_kernels::{CacheType, WeightFormat};
 use std::path::{Path, PathBuf};
 
@@ -79,13 +80,17 @@ impl Opened {
     /// # Errors
     /// When the model isn't here or a file is malformed.
     pub fn open(model: &str, mmproj: Option<&Path>) -> Result<Self, Error> {
-        let folder = |folder: &Folder| match mmproj {
-            None => Self::from_folder(model, folder),
-            Some(_) => Err(Error::Parameter("an mmproj belongs to a GGUF; this model's files are not one".into())),
-        };
         match locate(model)? {
-            Located::Folder(path) => folder(&Folder::open(&path)?),
-            Located::Demo => folder(&demo::folder()),
+            Located::Folder(_) | Located::Demo if mmproj.is_some() => {
+                Err(Error::Parameter("an mmproj belongs to a GGUF; this model has its image encoder with it".into()))
+            }
+            Located::Folder(path) => Self::from_folder(model, &Folder::open(&path)?),
+            Located::Demo => {
+                let (gguf, eyes) = demo::files()?;
+                // It was trained to give one answer.
+                let assets = Assets { sampling: Sampling::GREEDY, ..Assets::from_gguf(&gguf, Some(&eyes))? };
+                Self::new(model, Checkpoint::from_gguf(gguf, Some(eyes))?, assets)
+            }
             Located::Gguf { model: file, mmproj: beside } => {
                 let gguf = Gguf::open(&file)?;
                 let eyes = mmproj.or(beside.as_deref()).map(Gguf::open).transpose()?;

@@ -11,49 +11,51 @@ const OPEN: &str = "<unused94>";
 const CLOSE: &str = "<unused95>";
 
 /// Where the cases are.
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo-model/heldout")
 }
 
 /// One question with what a right answer holds.
-pub struct Case {
-    pub task: String,
-    pub request: Request,
-    pub expected: Value,
+pub(crate) struct Case {
+    pub(crate) task: String,
+    pub(crate) request: Request,
+    pub(crate) expected: Value,
 }
 
 /// How an answer did.
-pub struct Score {
-    pub right: bool,
+pub(crate) struct Score {
+    pub(crate) right: bool,
     /// Whether the reply is well-formed and thought exactly when it was asked to.
-    pub thinking: bool,
+    pub(crate) thinking: bool,
     /// Mean overlap of the boxes asked for with those given.
-    pub iou: Option<f64>,
+    pub(crate) iou: Option<f64>,
 }
 
 /// Results of a task.
 #[derive(Default)]
-pub struct Tally {
-    pub cases: usize,
-    pub right: usize,
-    pub ious: Vec<f64>,
+pub(crate) struct Tally {
+    pub(crate) cases: usize,
+    pub(crate) right: usize,
+    pub(crate) ious: Vec<f64>,
 }
 
 /// All cases, in the file's order.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let lines = std::fs::read_to_string(folder().join("cases.jsonl")).expect("the held-out cases");
     lines.lines().map(|line| case(&serde_json::from_str(line).expect("a line of JSON"))).collect()
 }
 
 fn case(line: &Value) -> Case {
     let mut request = Request::new(Message::list(&line["messages"]).expect("messages")).greedy().max_tokens(1024);
-    request.images = line["images"]
+    request.images = line["messages"]
         .as_array()
         .into_iter()
         .flatten()
-        .map(|name| {
-            let name = name.as_str().expect("a file name");
-            let bytes = std::fs::read(folder().join(name)).expect(name);
+        .flat_map(|message| message["content"].as_array().into_iter().flatten())
+        .filter(|part| part["type"] == "image")
+        .map(|part| {
+            let name = part["image"].as_str().expect("a file name");
+            let bytes = std::fs::read(folder().join("images").join(name)).expect(name);
             decode(name, &bytes, &Limits::default()).expect(name)
         })
         .collect();
@@ -62,14 +64,14 @@ fn case(line: &Value) -> Case {
 }
 
 /// Asks the model and scores its answer.
-pub fn ask(pipeline: &mut Pipeline, case: &Case) -> Score {
+pub(crate) fn ask(pipeline: &mut Pipeline, case: &Case) -> Score {
     let reply = pipeline.chat(case.request.clone()).expect("an answer");
     let bytes: Vec<u8> = reply.tokens.iter().flat_map(|t| t.bytes.clone()).collect();
     score(&case.expected, &String::from_utf8_lossy(&bytes))
 }
 
 /// Adds up scores by task; `thinking` is a task of its own over all cases.
-pub fn tally(scores: impl IntoIterator<Item = (String, Score)>) -> BTreeMap<String, Tally> {
+pub(crate) fn tally(scores: impl IntoIterator<Item = (String, Score)>) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for (task, score) in scores {
         for (task, right) in [(&task[..], score.right), ("thinking", score.thinking)] {
@@ -84,23 +86,7 @@ pub fn tally(scores: impl IntoIterator<Item = (String, Score)>) -> BTreeMap<Stri
     tallies
 }
 
-/// Wilson's 95 % interval of a proportion.
-pub fn wilson(hits: usize, count: usize) -> (f64, f64) {
-    let (n, z) = (count as f64, 1.959_964f64);
-    let p = hits as f64 / n;
-    let middle = p + z * z / (2.0 * n);
-    let spread = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    ((middle - spread) / (1.0 + z * z / n), (middle + spread) / (1.0 + z * z / n))
-}
-
-/// The middle value.
-pub fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    if values.len() % 2 == 1 { values[half] } else { f64::midpoint(values[half - 1], values[half]) }
-}
-
-fn score(expected: &Value, reply: &str) -> Score {
+pub(crate) fn score(expected: &Value, reply: &str) -> Score {
     let (thought, answer, fine) = split_thought(reply);
     let (right, iou) = right(expected, answer);
     Score { right, thinking: fine && thought == expected["thinks"].as_bool().unwrap_or(false), iou }

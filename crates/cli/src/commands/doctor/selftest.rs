@@ -1,7 +1,7 @@
 //! Does this machine compute what it should? The model inside the program answers twice, each time with its work cut
 //! up differently: the answers must be the same to the last bit.
 
-use crate::commands::demo::disc;
+use crate::commands::demo::phantom;
 use anyhow::{Result, bail};
 use medgemma_engine::{LoadOptions, Options, Pipeline, Request};
 use medgemma_gemma::locate::DEMO;
@@ -30,7 +30,7 @@ pub(super) fn run() -> Result<String> {
 fn answer(threads: Option<usize>, chunk: Option<usize>) -> Result<(String, Vec<(u32, f32)>)> {
     let options = LoadOptions { threads, chunk, context: Some(512), ..LoadOptions::default() };
     let mut pipeline = Pipeline::load_with(DEMO, &options, |_| {})?;
-    let request = Request::new([Message::user("What is a pleural effusion?")]).image(disc()).greedy();
+    let request = Request::new([Message::user("What is a pleural effusion?")]).image(phantom()?).greedy();
     let options = Options { max_tokens: Some(TOKENS), logprobs: Some(0), ignore_eos: true, ..request.options.clone() };
     let reply = pipeline.chat(request.options(options))?;
     Ok((pipeline.device(), reply.tokens.iter().map(|token| (token.id, token.logprob)).collect()))
