@@ -26,6 +26,7 @@ fn every_file_format_against_its_own_dequantization() {
         ("tiny-nf4-flat", "tiny-nf4-flat"),
         ("tiny-mm16-gguf", "tiny-mm16-gguf"),
         ("tiny-kq-gguf", "tiny-kq-gguf"),
+        ("../demo-model", "../demo-model"),
     ] {
         for chunk in [512, 7] {
             let mut runner = runner(open(name), chunk, WeightFormat::F32);

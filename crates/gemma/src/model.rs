@@ -34,6 +34,11 @@ pub struct LoadProgress {
     pub total: usize,
 }
 
+/// How the image encoder is held: as stored, for its rows aren't whole blocks; decoded only where all is to be exact.
+fn vision_format(format: WeightFormat) -> WeightFormat {
+    if format == WeightFormat::F32 { WeightFormat::F32 } else { WeightFormat::Stored }
+}
+
 /// Turns a backend's error into this crate's.
 fn backend<E: std::error::Error + Send + Sync + 'static>(error: E) -> Error {
     Error::Backend(Box::new(error))
@@ -41,7 +46,7 @@ fn backend<E: std::error::Error + Send + Sync + 'static>(error: E) -> Error {
 
 impl<B: Backend> Model<B> {
     /// Packs a checkpoint's weights for `backend`; matrices of the decoder are held as `format`, the image encoder as
-    /// stored (its rows aren't whole quantization blocks).
+    /// stored (its rows aren't whole quantization blocks), unless `format` is F32.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape than the configuration says, or memory runs out.
@@ -61,7 +66,7 @@ impl<B: Backend> Model<B> {
         };
         let decoder = Decoder::load(&backend, &config.text, weights, format, &mut step)?;
         let vision = match &config.vision {
-            Some(v) => Some(Vision::load(&backend, v, config.text.hidden, weights, &mut step)?),
+            Some(v) => Some(Vision::load(&backend, v, config.text.hidden, weights, vision_format(format), &mut step)?),
             None => None,
         };
         Ok(Self { backend, config, decoder, vision, vision_workspace: Mutex::new(None) })

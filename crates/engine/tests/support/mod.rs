@@ -4,7 +4,7 @@
 use medgemma_engine::{
     Checkpoint, Finish, Generation, PlacedImage, Progress, Runner, RunnerConfig, Sequence, generate, score,
 };
-use medgemma_formats::Folder;
+use medgemma_formats::{Folder, Gguf};
 use medgemma_gemma::image::{Limits, Preprocessor, RgbImage, decode};
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
@@ -34,7 +34,7 @@ pub(crate) fn open(name: &str) -> Checkpoint {
 
 pub(crate) fn runner(checkpoint: Checkpoint, chunk: usize, format: WeightFormat) -> Runner<CpuBackend> {
     let model = checkpoint.load_cpu(format, Some(2), |_| {}).unwrap();
-    Runner::new(model, RunnerConfig { context: 512, sequences: 1, chunk, outputs: 7, cache: CacheType::F32 }).unwrap()
+    Runner::new(model, RunnerConfig { context: 2048, sequences: 1, chunk, outputs: 7, cache: CacheType::F32 }).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -52,11 +52,26 @@ fn close(found: &[f32], wanted: &[f32], what: &str) {
     }
 }
 
-/// The case's pictures in the order of their placeholders: each followed by its crops when it asks for them.
-fn pictures(case: &Value, preprocessor: &Preprocessor) -> Vec<RgbImage> {
+/// How the checkpoint wants pictures.
+fn preprocessor(checkpoint: &str, patch: usize) -> Preprocessor {
+    let path = testdata(checkpoint);
+    if let Ok(settings) = std::fs::read(path.join("preprocessor_config.json")) {
+        return Preprocessor::from_json("preprocessor_config.json", &settings, patch).unwrap();
+    }
+    match locate(path.to_str().unwrap()).unwrap() {
+        Located::Gguf { mmproj: Some(mmproj), .. } => Preprocessor::from_gguf(&Gguf::open(&mmproj).unwrap()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The case's pictures in the order of their placeholders: each followed by its crops when it asks for them. They are the
+/// checkpoint's own held-out pictures, or those that all checkpoints share.
+fn pictures(checkpoint: &str, case: &Value, preprocessor: &Preprocessor) -> Vec<RgbImage> {
+    let own = testdata(checkpoint).join("heldout/images");
+    let folder = if own.exists() { own } else { testdata("images") };
     let mut pictures = Vec::new();
     for name in case["images"].as_array().into_iter().flatten() {
-        let path = testdata("images").join(name.as_str().unwrap());
+        let path = folder.join(name.as_str().unwrap());
         let picture = decode("picture", &std::fs::read(path).unwrap(), &Limits::default()).unwrap();
         let crops = match case["pan_and_scan"].as_bool() {
             Some(true) => preprocessor.crops(&picture),
@@ -72,10 +87,8 @@ fn pictures(case: &Value, preprocessor: &Preprocessor) -> Vec<RgbImage> {
 fn images(runner: &Runner<CpuBackend>, checkpoint: &str, case: &Value, what: &str) -> Vec<PlacedImage<CpuBackend>> {
     let Some(positions) = case["image_positions"].as_array().filter(|p| !p.is_empty()) else { return Vec::new() };
     let patch = runner.model().config().vision.as_ref().unwrap().patch;
-    let folder = if checkpoint == "tiny-mm16-gguf" { "tiny-mm16" } else { checkpoint };
-    let settings = std::fs::read(testdata(folder).join("preprocessor_config.json")).unwrap();
-    let preprocessor = Preprocessor::from_json("preprocessor_config.json", &settings, patch).unwrap();
-    let pictures = pictures(case, &preprocessor);
+    let preprocessor = preprocessor(checkpoint, patch);
+    let pictures = pictures(checkpoint, case, &preprocessor);
     assert_eq!(pictures.len(), positions.len(), "{what}: number of images");
     let placed = pictures.iter().zip(positions).enumerate().map(|(i, (picture, position))| {
         let features = runner.encode_image(&preprocessor.pixel_values(picture)).unwrap();

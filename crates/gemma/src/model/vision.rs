@@ -61,6 +61,7 @@ pub(super) struct VisionWorkspace<B: Backend> {
 struct Loader<'a, B: Backend> {
     b: &'a B,
     weights: &'a Weights,
+    format: WeightFormat,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -80,7 +81,7 @@ impl<B: Backend> Loader<'_, B> {
             tensors.push(self.weights.tensor(&format!("{name}.weight"), &[rows, cols])?);
             bias.extend(self.weights.vector(&format!("{name}.bias"), rows)?);
         }
-        let weight = self.b.weight(&tensors.iter().collect::<Vec<_>>(), WeightFormat::Stored).map_err(backend)?;
+        let weight = self.b.weight(&tensors.iter().collect::<Vec<_>>(), self.format).map_err(backend)?;
         Ok((weight, self.b.vector(&bias).map_err(backend)?))
     }
 }
@@ -91,9 +92,10 @@ impl<B: Backend> Vision<B> {
         c: &VisionConfig,
         hidden: usize,
         weights: &Weights,
+        format: WeightFormat,
         step: &mut impl FnMut(),
     ) -> Result<Self, Error> {
-        let loader = Loader { b, weights };
+        let loader = Loader { b, weights, format };
         let pixels = 3 * c.patch * c.patch;
         let patch = weights.tensor("v.patch_embd.weight", &[c.hidden, 3, c.patch, c.patch])?;
         // As a matrix, the convolution's last dimension is a whole patch.
@@ -108,7 +110,7 @@ impl<B: Backend> Vision<B> {
         }
         let projection = weights.image_projection(hidden, c.hidden)?;
         Ok(Self {
-            patch: b.weight(&[&patch], WeightFormat::Stored).map_err(backend)?,
+            patch: b.weight(&[&patch], format).map_err(backend)?,
             patch_bias: loader.vector("v.patch_embd.bias", c.hidden)?,
             positions,
             layers,
