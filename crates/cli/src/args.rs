@@ -232,21 +232,28 @@ pub(crate) struct Bench {
     /// A model of a published shape with random weights: 4b-it, 27b-it, 27b-text-it, 12b, 1b or 270m
     #[arg(long, value_name = "VARIANT", conflicts_with = "model")]
     pub(crate) synthetic: Option<String>,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_1)]
+    /// Tokens of the prompt (0: none)
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
     pub(crate) prompt: usize,
-    /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_2)]
+    /// Tokens to generate after it (0: none)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
     pub(crate) generate: usize,
+    /// Tokens that stand before the prompt; reading them isn't measured
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub(crate) depth: usize,
     /// Sequences to generate together; the prompt is read once for each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
     pub(crate) batch: usize,
     /// Times to measure
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_1)]
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = at_least_1)]
     pub(crate) runs: usize,
     /// Measure the image encoder, too
     #[arg(long)]
     pub(crate) image: bool,
+    /// Take turns with another program: say in a line of JSON when ready, wait for a line on stdin before each run, give
+    /// its times as a line of JSON, and end with stdin
+    #[arg(long, conflicts_with_all = ["json", "runs"])]
+    pub(crate) turns: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -275,11 +282,6 @@ fn in_range(text: &str, placed: impl Fn(f32) -> Sampling) -> Result<f32, String>
 
 fn at_least_1(text: &str) -> Result<usize, String> {
     at_least(text, 1)
-}
-
-/// Two tokens are the fewest that have time between them.
-fn at_least_2(text: &str) -> Result<usize, String> {
-    at_least(text, 2)
 }
 
 fn at_least(text: &str, least: usize) -> Result<usize, String> {

@@ -9,6 +9,7 @@ mod program;
 
 use hub::{COMMIT, Hub, Reply, listing};
 use program::{json, medgemma, picture, run, stderr, stdout, testdata};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -174,4 +175,36 @@ fn bench_measures_a_folder() {
     assert!(is_speed(&report["prompt"]["tokens_per_second"]) && is_speed(&report["image_seconds"]), "{report}");
     let output = run(home.path(), &["bench", "--synthetic", "7b"]);
     assert!(output.status.code() == Some(1) && stderr(&output).contains("27b-text-it"));
+}
+
+/// Past the window of the tiny model's local layers, run after run from the same place.
+#[test]
+fn bench_measures_at_a_depth() {
+    let home = tempfile::tempdir().unwrap();
+    let model = testdata("tiny-mm16");
+    let args =
+        ["bench", model.to_str().unwrap(), "-p", "9", "-n", "0", "-d", "200", "-r", "3", "--batch", "2", "--json"];
+    let report = json(&run(home.path(), &args));
+    assert_eq!((report["depth"].as_u64(), report["context"].as_u64()), (Some(200), Some(210)));
+    assert!(report["prompt"]["tokens_per_second"]["runs"] == 3 && report["generate"].is_null(), "{report}");
+    let nothing = run(home.path(), &["bench", model.to_str().unwrap(), "-p", "0", "-n", "0"]);
+    assert!(nothing.status.code() == Some(1) && stderr(&nothing).contains("--generate"), "{}", stderr(&nothing));
+}
+
+#[test]
+fn bench_takes_turns() {
+    let home = tempfile::tempdir().unwrap();
+    let args = ["bench", testdata("tiny-mm16").to_str().unwrap(), "-q", "-p", "0", "-n", "4", "-d", "60", "--turns"]
+        .map(str::to_owned);
+    let mut child = medgemma(home.path()).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut lines = stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    assert_eq!(lines.next().unwrap()["ready"], true);
+    for _ in 0..2 {
+        stdin.write_all(b"\n").unwrap();
+        let took = lines.next().unwrap();
+        assert!(took["generate_seconds"].as_f64() > Some(0.0) && took["prompt_seconds"].is_null(), "{took}");
+    }
+    drop(stdin);
+    assert!(lines.next().is_none() && child.wait().unwrap().success());
 }

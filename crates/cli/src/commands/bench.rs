@@ -6,13 +6,15 @@ use crate::engine;
 use crate::interrupt;
 use crate::machine;
 use crate::terminal::{LoadBar, Table, bytes, say_note, width};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use medgemma_engine::pipeline::CHUNK;
 use medgemma_engine::{Checkpoint, Runner, RunnerConfig, Sequence, Work};
 use medgemma_gemma::sampler::argmax;
 use medgemma_kernels::{Backend, CpuBackend, WeightFormat};
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use serde_json::json;
+use std::io::Write;
+use std::time::Instant;
 
 #[derive(Serialize)]
 struct Report {
@@ -21,14 +23,16 @@ struct Report {
     synthetic: bool,
     device: String,
     context: usize,
+    /// Tokens that stood before the prompt.
+    depth: usize,
     /// Sequences generated together; speeds are of all of them.
     batch: usize,
     load_seconds: f64,
     weights_bytes: usize,
     /// Most memory that the process held, where the system says.
     peak_memory_bytes: Option<u64>,
-    prompt: Speed,
-    generate: Speed,
+    prompt: Option<Speed>,
+    generate: Option<Speed>,
     /// Seconds to encode one image.
     image_seconds: Option<Spread>,
 }
@@ -50,18 +54,34 @@ struct Spread {
 }
 
 impl Spread {
-    /// # Panics
-    /// When there is no value.
-    fn of(mut values: Vec<f64>) -> Self {
+    /// Of no values there is none.
+    fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
         let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Self { median: (low + high) / 2.0, least: values[0], most: values[values.len() - 1], runs: values.len() }
+        Some(Self { median: (low + high) / 2.0, least, most, runs: values.len() })
     }
+}
+
+/// What one run took, in seconds; what wasn't done is absent.
+#[derive(Serialize)]
+struct Run {
+    prompt_seconds: Option<f64>,
+    generate_seconds: Option<f64>,
+    image_seconds: Option<f64>,
 }
 
 pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
     let _polite = interrupt::guard();
     let options = args.load.for_engine()?;
+    if args.prompt + args.generate == 0 && !args.image {
+        bail!("nothing is measured: give --prompt, --generate or --image");
+    }
+    let tokens = args.depth.saturating_add(args.prompt).saturating_add(args.generate);
+    let context = args.load.context.unwrap_or(tokens.saturating_add(1));
+    if tokens > context {
+        bail!("--context {context} has no room for {tokens} tokens: make it larger");
+    }
     let (name, checkpoint) = open(args)?;
     if !quiet {
         say_note(&engine::announcement(&name, &checkpoint, &args.load)?);
@@ -77,32 +97,31 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
     let model = checkpoint.load_cpu(format, options.threads, |progress| bar.set(progress.done, progress.total))?;
     bar.finish();
     let load_seconds = begun.elapsed().as_secs_f64();
-    let context = args.load.context.unwrap_or(args.prompt + args.generate + 1);
-    if args.prompt + args.generate > context {
-        bail!("--context {context} has no room for {} tokens: make it larger", args.prompt + args.generate);
-    }
     let (device, weights_bytes) = (model.backend().name(), model.weight_bytes());
     let config = RunnerConfig { context, sequences: args.batch, chunk: CHUNK, outputs: args.batch, cache };
-    let mut runner = Runner::new(model, config)?;
-
-    let (mut read, mut written) = (Vec::new(), Vec::new());
-    for run in 0..args.runs {
-        let took = once(&mut runner, args, run)?;
-        let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
-        read.push(per_second(args.batch * args.prompt, took.prompt));
-        written.push(per_second(args.batch * (args.generate - 1), took.generation));
+    let mut bench = Bench::new(Runner::new(model, config)?, args)?;
+    if args.turns {
+        return take_turns(&mut bench, load_seconds);
     }
+    let runs = (0..args.runs).map(|_| bench.run()).collect::<Result<Vec<_>>>()?;
+    let seconds = |part: fn(&Run) -> Option<f64>| runs.iter().filter_map(part).collect::<Vec<f64>>();
+    let speed = |tokens: usize, seconds: Vec<f64>| {
+        let all = (args.batch * tokens) as f64;
+        let tokens_per_second = Spread::of(seconds.into_iter().map(|time| all / time.max(1e-9)).collect())?;
+        Some(Speed { tokens, tokens_per_second })
+    };
     let report = Report {
         model: name,
         synthetic: args.synthetic.is_some(),
         device,
         context,
+        depth: args.depth,
         batch: args.batch,
         load_seconds,
         weights_bytes,
-        prompt: Speed { tokens: args.prompt, tokens_per_second: Spread::of(read) },
-        generate: Speed { tokens: args.generate, tokens_per_second: Spread::of(written) },
-        image_seconds: if args.image { Some(images(&runner, args.runs)?) } else { None },
+        prompt: speed(args.prompt, seconds(|run| run.prompt_seconds)),
+        generate: speed(args.generate, seconds(|run| run.generate_seconds)),
+        image_seconds: Spread::of(seconds(|run| run.image_seconds)),
         peak_memory_bytes: machine::peak_memory(),
     };
     if args.json { print_json(&report) } else { print_lines(lines(&report)) }
@@ -119,68 +138,152 @@ fn open(args: &args::Bench) -> Result<(String, Checkpoint)> {
     }
 }
 
-/// What one run took.
-struct Run {
-    prompt: Duration,
-    generation: Duration,
+/// Runs when a line on stdin says so, until there is none: what else measures on this machine waits meanwhile.
+fn take_turns(bench: &mut Bench, load_seconds: f64) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut say = |value: serde_json::Value| -> Result<()> {
+        writeln!(out, "{value}")?;
+        Ok(out.flush()?)
+    };
+    say(json!({ "ready": true, "load_seconds": load_seconds }))?;
+    for line in std::io::stdin().lines() {
+        line.context("stdin")?;
+        let mut said = serde_json::to_value(bench.run()?)?;
+        said["peak_memory_bytes"] = json!(machine::peak_memory());
+        say(said)?;
+    }
+    Ok(())
 }
 
-/// Reads prompts of arbitrary tokens, one after another, then writes to all of them together.
-fn once(runner: &mut Runner<CpuBackend>, args: &args::Bench, run: usize) -> Result<Run> {
-    let vocab = runner.model().config().text.vocab;
-    let mut sequences: Vec<Sequence<CpuBackend>> = (0..args.batch).map(|_| Sequence::default()).collect();
-    let mut logits = vec![0.0; vocab];
-    let begun = Instant::now();
-    for (at, sequence) in sequences.iter_mut().enumerate() {
-        // Any ids will do; other ones each time, so that nothing is shared.
-        let salt = (run * args.batch + at) * 104_729;
-        let tokens = (0..args.prompt).map(|at| ((at * 7919 + salt + 1000) % vocab) as u32).collect();
-        runner.start(sequence, tokens, Vec::new())?;
+/// The model and what is measured of it.
+struct Bench {
+    runner: Runner<CpuBackend>,
+    sequences: Vec<Sequence<CpuBackend>>,
+    logits: Vec<f32>,
+    /// Tokens of the prompt, and tokens to generate after it.
+    sizes: (usize, usize),
+    depth: usize,
+    /// The pixels of an image, when the encoder is measured.
+    pixels: Option<Vec<f32>>,
+    /// Runs so far.
+    runs: usize,
+}
+
+impl Bench {
+    /// Reads what stands before the prompts, or a few tokens to wake up memory and threads.
+    fn new(runner: Runner<CpuBackend>, args: &args::Bench) -> Result<Self> {
+        let config = runner.model().config();
+        let pixels = match (args.image, &config.vision) {
+            (true, None) => bail!("--image: this model can't see"),
+            (true, Some(v)) => Some((0..3 * v.image * v.image).map(|at| (at % 255) as f32 / 127.5 - 1.0).collect()),
+            (false, _) => None,
+        };
+        let logits = vec![0.0; args.batch * config.text.vocab];
+        let sequences = (0..args.batch).map(|_| Sequence::default()).collect();
+        let (sizes, depth) = ((args.prompt, args.generate), args.depth);
+        let mut bench = Self { runner, sequences, logits, sizes, depth, pixels, runs: 0 };
+        if args.prompt + args.generate > 0 {
+            for at in 0..args.batch {
+                let warm = if depth > 0 { depth } else { args.prompt.clamp(1, 32) };
+                bench.begin(at, bench.before(at, warm))?;
+                bench.read(at)?;
+            }
+        }
+        Ok(bench)
+    }
+
+    /// Arbitrary tokens that stand before the prompts of a sequence.
+    fn before(&self, at: usize, count: usize) -> Vec<u32> {
+        (0..count).map(|position| self.token(at, position)).collect()
+    }
+
+    fn token(&self, salt: usize, position: usize) -> u32 {
+        ((position * 7919 + salt * 104_729 + 1000) % self.runner.model().config().text.vocab) as u32
+    }
+
+    /// Makes a sequence hold these tokens; returns how many of them are computed already.
+    fn begin(&mut self, at: usize, tokens: Vec<u32>) -> Result<usize> {
+        Ok(self.runner.start(&mut self.sequences[at], tokens, Vec::new())?)
+    }
+
+    /// Computes a sequence's waiting tokens.
+    fn read(&mut self, at: usize) -> Result<()> {
+        let sequence = &mut self.sequences[at];
         let mut last = 0;
-        while sequence.computed() < args.prompt {
-            let tokens = runner.next_chunk(sequence);
-            runner.step(&mut [Work { sequence, tokens }])?;
+        while sequence.computed() < sequence.tokens().len() {
+            let tokens = self.runner.next_chunk(sequence);
+            self.runner.step(&mut [Work { sequence: &mut *sequence, tokens }])?;
             last = tokens as u32 - 1;
             stop_if_asked()?;
         }
-        runner.logits(&[last], &mut logits);
-        runner.push(sequence, argmax(&logits));
+        let vocab = self.runner.model().config().text.vocab;
+        self.runner.logits(&[last], &mut self.logits[..vocab]);
+        Ok(())
     }
-    let prompt = begun.elapsed();
-    let rows: Vec<u32> = (0..args.batch as u32).collect();
-    let mut logits = vec![0.0; args.batch * vocab];
-    let begun = Instant::now();
-    // The first token came out of the prompt's computation.
-    for _ in 1..args.generate {
-        let mut work: Vec<_> = sequences.iter_mut().map(|sequence| Work { sequence, tokens: 1 }).collect();
-        runner.step(&mut work)?;
-        runner.logits(&rows, &mut logits);
-        for (sequence, logits) in sequences.iter_mut().zip(logits.chunks_exact(vocab)) {
-            runner.push(sequence, argmax(logits));
+
+    /// Measures once: the prompts one after another, then generation for all sequences together, then an image.
+    fn run(&mut self) -> Result<Run> {
+        self.runs += 1;
+        let (prompt, generate) = self.sizes;
+        if prompt + generate > 0 {
+            for at in 0..self.sequences.len() {
+                // Other tokens each time, so that nothing but what stands before them is shared.
+                let salt = self.runs * self.sequences.len() + at;
+                let mut tokens = self.before(at, self.depth);
+                tokens.push(self.token(salt, self.depth));
+                // The sequence begins with one token, and the others are pushed: what it can go back to is its beginning.
+                let kept = self.begin(at, tokens)?;
+                ensure!(kept == self.depth, "only {kept} of the {} tokens before the prompt were kept", self.depth);
+                for position in 1..prompt {
+                    let token = self.token(salt, self.depth + position);
+                    self.runner.push(&mut self.sequences[at], token);
+                }
+            }
         }
-        stop_if_asked()?;
+        let begun = Instant::now();
+        if prompt > 0 {
+            (0..self.sequences.len()).try_for_each(|at| self.read(at))?;
+        }
+        let prompt_seconds = begun.elapsed().as_secs_f64();
+        let begun = Instant::now();
+        self.generate()?;
+        let generate_seconds = begun.elapsed().as_secs_f64();
+        let begun = Instant::now();
+        if let Some(pixels) = &self.pixels {
+            self.runner.encode_image(pixels)?;
+            stop_if_asked()?;
+        }
+        let image_seconds = begun.elapsed().as_secs_f64();
+        Ok(Run {
+            prompt_seconds: (prompt > 0).then_some(prompt_seconds),
+            generate_seconds: (generate > 0).then_some(generate_seconds),
+            image_seconds: self.pixels.is_some().then_some(image_seconds),
+        })
     }
-    let generation = begun.elapsed();
-    sequences.iter_mut().for_each(|sequence| runner.release(sequence));
-    Ok(Run { prompt, generation })
+
+    /// Generates for all sequences together.
+    fn generate(&mut self) -> Result<()> {
+        let (prompt, generate) = self.sizes;
+        let vocab = self.runner.model().config().text.vocab;
+        let rows: Vec<u32> = (0..self.sequences.len() as u32).collect();
+        for done in 0..generate {
+            // Without a prompt the first token waits already. Whatever the tokens are, they take the same time.
+            if prompt > 0 || done > 0 {
+                for (sequence, logits) in self.sequences.iter_mut().zip(self.logits.chunks_exact(vocab)) {
+                    self.runner.push(sequence, argmax(logits));
+                }
+            }
+            let mut work: Vec<_> = self.sequences.iter_mut().map(|sequence| Work { sequence, tokens: 1 }).collect();
+            self.runner.step(&mut work)?;
+            self.runner.logits(&rows, &mut self.logits);
+            stop_if_asked()?;
+        }
+        Ok(())
+    }
 }
 
 fn stop_if_asked() -> Result<()> {
     if interrupt::asked() { bail!("stopped") } else { Ok(()) }
-}
-
-/// Seconds to encode an image.
-fn images(runner: &Runner<CpuBackend>, runs: usize) -> Result<Spread> {
-    let vision = runner.model().config().vision.as_ref().context("--image: this model can't see")?;
-    let pixels: Vec<f32> = (0..3 * vision.image * vision.image).map(|at| (at % 255) as f32 / 127.5 - 1.0).collect();
-    let mut seconds = Vec::new();
-    for _ in 0..runs {
-        let begun = Instant::now();
-        runner.encode_image(&pixels)?;
-        seconds.push(begun.elapsed().as_secs_f64());
-        stop_if_asked()?;
-    }
-    Ok(Spread::of(seconds))
 }
 
 fn lines(report: &Report) -> Vec<String> {
@@ -201,8 +304,14 @@ fn lines(report: &Report) -> Vec<String> {
             _ => format!("{median:.1} tokens a second ({least:.1} to {most:.1} in {runs} runs of {})", speed.tokens),
         }
     };
-    table.row(["Prompt", &speed(&report.prompt)]);
-    table.row(["Answer", &speed(&report.generate)]);
+    if report.depth > 0 {
+        table.row(["Depth", &format!("{} tokens before the prompt", report.depth)]);
+    }
+    for (name, part) in [("Prompt", &report.prompt), ("Answer", &report.generate)] {
+        if let Some(part) = part {
+            table.row([name, &speed(part)]);
+        }
+    }
     if let Some(Spread { median, least, most, runs }) = report.image_seconds {
         let range = if runs == 1 { String::new() } else { format!(" ({least:.2} to {most:.2} in {runs} runs)") };
         table.row(["Image", &format!("{median:.2} s{range}")]);
@@ -216,8 +325,9 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle() {
-        let spread = Spread::of(vec![3.0, 1.0, 2.0]);
+        let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
         assert_eq!((spread.median, spread.least, spread.most, spread.runs), (2.0, 1.0, 3.0, 3));
-        assert_eq!(Spread::of(vec![4.0, 1.0]).median, 2.5);
+        assert_eq!(Spread::of(vec![4.0, 1.0]).unwrap().median, 2.5);
+        assert!(Spread::of(Vec::new()).is_none());
     }
 }

@@ -13,11 +13,13 @@ pub struct Synthetic {
     seed: u64,
 }
 
-/// Everything but the decoder's matrices stays in float: the image encoder's rows aren't whole blocks.
+/// Where the decoder's matrices aren't floats of 16 bits, this is what everything else is: the image encoder's rows
+/// aren't whole blocks.
 const FLOAT: DType = DType::BF16;
 
 impl Synthetic {
-    /// `name` is for showing; `dtype` is the type of the decoder's matrices: BF16, Q8_0, Q4_0 or NF4.
+    /// `name` is for showing; `dtype` is the type of the decoder's matrices: BF16, F16, Q8_0, Q4_0 or NF4.
+    /// F16 is the image encoder's, too; beside the others it is in BF16.
     pub fn new(name: &str, dtype: DType, seed: u64) -> Self {
         Self { name: name.to_owned(), dtype, seed }
     }
@@ -39,13 +41,14 @@ impl Synthetic {
         }
         let cols = *shape.last()?;
         let decoder = !name.starts_with("v.") && !name.starts_with("mm.");
+        let float = if self.dtype == DType::F16 { DType::F16 } else { FLOAT };
         // As the decoder holds the embedding table beside matrices of 4 bits.
         let wanted = match (name, self.dtype) {
             ("token_embd.weight", DType::Q4_0) => DType::Q8_0,
-            ("token_embd.weight", DType::Nf4) => FLOAT,
+            ("token_embd.weight", DType::Nf4) => float,
             (_, dtype) => dtype,
         };
-        let dtype = if decoder && cols.is_multiple_of(wanted.block_len()) { wanted } else { FLOAT };
+        let dtype = if decoder && cols.is_multiple_of(wanted.block_len()) { wanted } else { float };
         let deviation = 1.0 / (cols as f32).sqrt();
         // NF4's values are spread about half as widely as their scale.
         let nf4 = (dtype == DType::Nf4).then(|| {
@@ -71,6 +74,12 @@ fn blocks(dtype: DType, len: usize, deviation: f32, random: &mut SplitMix64) -> 
             }
         }
         DType::Nf4 => random.fill(&mut bytes),
+        DType::F16 => {
+            let scale = deviation * 3f32.sqrt();
+            for pair in bytes.chunks_exact_mut(2) {
+                pair.copy_from_slice(&half::f16::from_f32(random.signed() * scale).to_le_bytes());
+            }
+        }
         _ => {
             let scale = deviation * 3f32.sqrt();
             for pair in bytes.chunks_exact_mut(2) {
@@ -107,6 +116,29 @@ impl SplitMix64 {
         for chunk in bytes.chunks_mut(8) {
             let next = self.next().to_le_bytes();
             chunk.copy_from_slice(&next[..chunk.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A norm of mean 1 would multiply up through the layers if values were spread otherwise than is said.
+    #[test]
+    fn values_are_spread_alike_in_every_type() {
+        for dtype in [DType::BF16, DType::F16, DType::Q8_0, DType::Q4_0, DType::Nf4] {
+            let model = Synthetic::new("random", dtype, 1);
+            for (name, expected) in [
+                ("blk.0.attn_q.weight", dtype),
+                ("v.blk.0.attn_q.weight", if dtype == DType::F16 { DType::F16 } else { DType::BF16 }),
+            ] {
+                let tensor = model.tensor(name, &[64, 256]).unwrap();
+                assert_eq!(tensor.dtype, expected, "{name}");
+                let values = tensor.to_f32().unwrap();
+                let deviation = (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt() * 16.0;
+                assert!((0.85..1.15).contains(&deviation), "{dtype:?} {name}: {deviation} times the expected spread");
+            }
         }
     }
 }
