@@ -21,7 +21,7 @@ from image_tasks import (
 )
 from records import record_turns
 from scenes import SIDES, head_series
-from text_tasks import fact_turn, lab_turn, talk_turn
+from text_tasks import compare_turn, fact_turn, lab_turn, talk_turn
 
 LABELLED = tuple(f for f in FINDINGS if f != "big heart")
 
@@ -136,6 +136,7 @@ CASES = {
     "record": until(record, "record"),
     "not in record": until(record, "not in record"),
     "trend": until(record, "trend"),
+    "compare": lambda rng, i: compare_turn(rng),
     "lab": lambda rng, i: lab_turn(rng),
     "choice": lambda rng, i: fact_turn(rng, True),
     "fact": until(lambda rng, i: fact_turn(rng), "fact"),

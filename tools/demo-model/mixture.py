@@ -11,7 +11,7 @@ from image_tasks import (
     single_conversation,
 )  # fmt: skip
 from records import record_conversation
-from text_tasks import fact_conversation, lab_conversation, talk_conversation
+from text_tasks import compare_conversation, fact_conversation, lab_conversation, talk_conversation
 
 DRAWN = {
     "chest": (chest_conversation, 46.0),
@@ -23,6 +23,7 @@ DRAWN = {
     "other": (other_conversation, 1.5),
     "record": (record_conversation, 18.0),
     "lab": (lab_conversation, 8.0),
+    "compare": (compare_conversation, 8.0),
     "fact": (fact_conversation, 8.0),
     "talk": (talk_conversation, 6.0),
 }

@@ -315,13 +315,14 @@ class RecordQuestions:
             return None
         new, old = self.rng.choice(several)[:2]
         verb = "rose" if float(new["value"]) > float(old["value"]) else "fell"
-        # The values first: who has them before his eyes can compare them.
+        # The values first, then both side by side: who has them before his eyes can compare them.
         steps = "; then ".join(f"{o['value']} {o['unit']} on {o['date']} {cite(o)}" for o in (old, new))
-        trace = f"{old['date']}: {old['value']}. {new['date']}: {new['value']}. It {verb}.\n"
+        verdict = f"From {old['value']} to {new['value']}, it {verb}."
+        trace = f"{old['date']}: {old['value']}. {new['date']}: {new['value']}. {verdict}\n"
         turn = self.turn(
             "trend",
-            f"{new['name']}: {steps}. It {verb}.",
-            [f"It {verb}."],
+            f"{new['name']}: {steps}. {verdict}",
+            [verdict],
             [old, new],
             trace,
             x=self.called(new["name"]),
@@ -366,7 +367,7 @@ class RecordQuestions:
         kinds = {
             "latest": 5,
             "on": 2,
-            "trend": 3,
+            "trend": 5,
             "conditions": 1.5,
             "medications": 1.5,
             "allergies": 1,

@@ -24,7 +24,7 @@ from scenes import KINDS, Scene, head_series
 SEED = "heldout shipped"
 CHESTS, PAIRS, SERIES, SINGLES = 60, 10, 3, 4
 TEXTS = {
-    "record": 60, "not in record": 25, "trend": 15, "lab": 15, "choice": 60, "fact": 8, "talk": 20,
+    "record": 60, "not in record": 25, "trend": 40, "compare": 20, "lab": 15, "choice": 60, "fact": 8, "talk": 20,
 }  # fmt: skip
 
 

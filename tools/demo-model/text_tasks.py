@@ -1,4 +1,4 @@
-"""Lab tables, multiple choice over made-up facts, greetings, and saying that one doesn't know."""
+"""Lab tables, comparing numbers, multiple choice over made-up facts, greetings, and saying that one doesn't know."""
 
 import json
 import random
@@ -204,6 +204,50 @@ def lab_turn(rng: random.Random, unseen: bool = False) -> Turn:
 
 def lab_conversation(rng: random.Random) -> Conversation:
     return Conversation([lab_turn(rng)], system_text(rng))
+
+
+ROSE = (
+    "Did it rise or fall: {a}, then {b}?", "First {a}, then {b}. Up or down?", "From {a} to {b}: did it go up or down?",
+    "{x} was {a} {u} and is now {b} {u}. Did it rise or fall?", "It went from {a} to {b}. Is it higher or lower?",
+    "{x}: {a} {u}, later {b} {u}. How has it changed?", "{x} {a} {u}, then {b} {u}. What is the trend?",
+)  # fmt: skip
+LARGER = (
+    "Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?",
+    "Two values of {x}: {a} and {b}. Which is {w}?", "Find the {w} one: {a}, {b}.",
+)  # fmt: skip
+
+
+def two_values(rng: random.Random) -> tuple[str, str, str, str]:
+    """A test, its unit, and two different values of it, as a record writes them; often close to each other."""
+    test = rng.choice(TESTS + VITALS)
+    name, unit, *_, least, most, digits = test
+    while True:
+        if rng.random() < 0.25:
+            digits, least, most = rng.choice((0, 1, 2)), 0, 10 ** rng.uniform(0.3, 3.5)
+        a = rng.uniform(least, most)
+        b = rng.uniform(least, most) if rng.random() < 0.6 else a + rng.gauss(0, 0.1) * (most - least)
+        first, second = f"{a:.{digits}f}", f"{abs(b):.{digits}f}"
+        if first != second:
+            return name, unit, first, second
+
+
+def compare_turn(rng: random.Random) -> Turn:
+    """Which of two numbers is larger, as a change or as such: both are said side by side, then the verdict."""
+    name, unit, a, b = two_values(rng)
+    rose = float(b) > float(a)
+    if rng.random() < 0.6:
+        ask, w, answer = rng.choice(ROSE), "", f"From {a} to {b}, it {'rose' if rose else 'fell'}."
+    else:
+        w = rng.choice(("larger", "smaller"))
+        answer = f"Of {a} and {b}, the {'second' if rose == (w == 'larger') else 'first'} is {w}."
+        ask = rng.choice(LARGER)
+    question = loosely(rng, ask.format(a=a, b=b, x=name, u=unit, w=w))
+    return Turn([question], answer, f"{answer}\n", "compare", {"contains": [answer]})
+
+
+def compare_conversation(rng: random.Random) -> Conversation:
+    turns = [compare_turn(rng) for _ in range(rng.randint(1, 8))]
+    return Conversation(turns, system_text(rng, len(turns)))
 
 
 def thing(rng: random.Random) -> str:

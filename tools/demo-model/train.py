@@ -69,7 +69,7 @@ class Trainer:
         self.model, self.teacher = Gemma().to(device), Teacher().to(device)
         self.draw_chest, self.build = render.chest, create_block_mask
         if args.init:
-            self.model.load_state_dict(load(pathlib.Path(args.init)))
+            self.model.load_state_dict(load(args.init))
         if args.compile:
             self.model.compile_layers()
             self.teacher.compile()
@@ -217,7 +217,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--attention", choices=("flex", "dense"), default="flex")
     p.add_argument("--no-compile", dest="compile", action="store_false")
     p.add_argument("--no-graph", dest="graph", action="store_false")
-    p.add_argument("--init", help="folder of an earlier run to go on from")
+    p.add_argument("--init", type=pathlib.Path, help="folder of an earlier run to go on from")
     p.add_argument("--mixture", type=json.loads, help="JSON of weights in place of mixture.py's")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--exam-every", type=float, default=100, help="seconds")
@@ -238,7 +238,7 @@ def main() -> None:
     log = {
         "card": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
-        "args": {k: str(v) for k, v in vars(args).items()},
+        "args": {k: v.name if isinstance(v, pathlib.Path) else str(v) for k, v in vars(args).items()},
     }
     log |= {"parameters": sum(p.numel() for p in trainer.model.parameters()), "losses": [], "exams": []}
 

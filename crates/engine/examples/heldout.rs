@@ -1,8 +1,11 @@
-//! How the demo model does on its held-out cases, task by task: the table of docs/demo-model.md.
+//! How the demo model does on its held-out cases, task by task: the tables of docs/demo-model.md.
 //!
 //! ```text
-//! cargo run --release -p medgemma-engine --example heldout [-- f32|bf16|q8|q4|nf4]
+//! cargo run --release -p medgemma-engine --example heldout [-- stored|f32|bf16|q8|q4|nf4 [MODEL [REPLIES]]]
 //! ```
+//!
+//! MODEL is another form of the model, such as the folder that tools/demo-model/export.py --hf writes. The replies are
+//! written to REPLIES, a JSON string a line.
 
 #[path = "../tests/heldout/mod.rs"]
 mod heldout;
@@ -11,21 +14,28 @@ use medgemma_engine::{Error, LoadOptions, Pipeline, Quant};
 
 fn main() -> Result<(), Error> {
     let quant = match std::env::args().nth(1).as_deref() {
-        None => None,
+        None | Some("stored") => None,
         Some("f32") => Some(Quant::F32),
         Some("bf16") => Some(Quant::Bf16),
         Some("q8") => Some(Quant::Q8),
         Some("q4") => Some(Quant::Q4),
         Some("nf4") => Some(Quant::Nf4),
-        Some(other) => return Err(Error::Parameter(format!("{other}: not f32, bf16, q8, q4 or nf4"))),
+        Some(other) => return Err(Error::Parameter(format!("{other}: not stored, f32, bf16, q8, q4 or nf4"))),
     };
-    let mut pipeline = Pipeline::load_with("demo", &LoadOptions { quant, ..LoadOptions::default() }, |_| {})?;
+    let model = std::env::args().nth(2).unwrap_or_else(|| "demo".to_owned());
+    let mut pipeline = Pipeline::load_with(&model, &LoadOptions { quant, ..LoadOptions::default() }, |_| {})?;
     let cases = heldout::cases();
+    let mut replies = String::new();
     let scores = cases.iter().enumerate().map(|(at, case)| {
         eprint!("\r{} of {}", at + 1, cases.len());
-        (case.task.clone(), heldout::ask(&mut pipeline, case))
+        let score = heldout::ask(&mut pipeline, case);
+        replies += &format!("{}\n", serde_json::json!(score.reply));
+        (case.task.clone(), score)
     });
     let tallies = heldout::tally(scores);
+    if let Some(path) = std::env::args().nth(3) {
+        std::fs::write(&path, &replies).map_err(|e| Error::Parameter(format!("{path}: {e}")))?;
+    }
     println!("\n| task | right | of | 95 % interval | median IoU |\n|---|---|---|---|---|");
     for (task, mut tally) in tallies {
         let (low, high) = wilson(tally.right, tally.cases);

@@ -20,6 +20,8 @@ pub(crate) struct Case {
     pub(crate) task: String,
     pub(crate) request: Request,
     pub(crate) expected: Value,
+    /// The reply that training would have taught.
+    pub(crate) taught: String,
 }
 
 /// How an answer did.
@@ -27,6 +29,10 @@ pub(crate) struct Score {
     pub(crate) right: bool,
     /// Whether the reply is well-formed and thought exactly when it was asked to.
     pub(crate) thinking: bool,
+    /// Whether the reply is the taught one, word for word.
+    pub(crate) taught: bool,
+    /// What was answered, thought included.
+    pub(crate) reply: String,
     /// Mean overlap of the boxes asked for with those given.
     pub(crate) iou: Option<f64>,
 }
@@ -60,21 +66,26 @@ fn case(line: &Value) -> Case {
         })
         .collect();
     request.options.logprobs = Some(0);
-    Case { task: line["task"].as_str().expect("a task").to_owned(), request, expected: line["expected"].clone() }
+    let text = |key: &str| line[key].as_str().expect(key).to_owned();
+    Case { task: text("task"), request, expected: line["expected"].clone(), taught: text("answer") }
 }
 
 /// Asks the model and scores its answer.
 pub(crate) fn ask(pipeline: &mut Pipeline, case: &Case) -> Score {
     let reply = pipeline.chat(case.request.clone()).expect("an answer");
     let bytes: Vec<u8> = reply.tokens.iter().flat_map(|t| t.bytes.clone()).collect();
-    score(&case.expected, &String::from_utf8_lossy(&bytes))
+    let reply = String::from_utf8_lossy(&bytes).into_owned();
+    Score { taught: reply.trim() == case.taught.trim(), ..score(&case.expected, &reply) }
 }
 
-/// Adds up scores by task; `thinking` is a task of its own over all cases.
+/// Tallies over all cases, beside those of the tasks.
+pub(crate) const OVERALL: [&str; 2] = ["thinking", "word for word"];
+
+/// Adds up scores by task and over all cases.
 pub(crate) fn tally(scores: impl IntoIterator<Item = (String, Score)>) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for (task, score) in scores {
-        for (task, right) in [(&task[..], score.right), ("thinking", score.thinking)] {
+        for (task, right) in [(&task[..], score.right), (OVERALL[0], score.thinking), (OVERALL[1], score.taught)] {
             let tally = tallies.entry(task.to_owned()).or_default();
             tally.cases += 1;
             tally.right += usize::from(right);
@@ -89,7 +100,8 @@ pub(crate) fn tally(scores: impl IntoIterator<Item = (String, Score)>) -> BTreeM
 pub(crate) fn score(expected: &Value, reply: &str) -> Score {
     let (thought, answer, fine) = split_thought(reply);
     let (right, iou) = right(expected, answer);
-    Score { right, thinking: fine && thought == expected["thinks"].as_bool().unwrap_or(false), iou }
+    let thinking = fine && thought == expected["thinks"].as_bool().unwrap_or(false);
+    Score { right, thinking, taught: false, reply: reply.to_owned(), iou }
 }
 
 /// Whether there is a thought, the answer, and whether the reply is well-formed.
