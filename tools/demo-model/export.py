@@ -1,7 +1,7 @@
 """The trained weights as files.
 
 python export.py RUN OUT          RUN has weights-*.pt of train.py; OUT gets the GGUF pair that is shipped
-python export.py RUN OUT --hf     OUT gets a Hugging Face folder in bf16
+python export.py RUN OUT --hf     OUT gets a Hugging Face folder in bf16 (or another type: --hf float32)
 """
 
 import argparse
@@ -105,11 +105,11 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("run", type=pathlib.Path)
     p.add_argument("out", type=pathlib.Path)
-    p.add_argument("--hf", action="store_true")
+    p.add_argument("--hf", nargs="?", const="bfloat16", choices=("bfloat16", "float16", "float32"))
     args = p.parse_args()
     state = load(args.run)
     if args.hf:
-        hugging_face(args.out, state)
+        hugging_face(args.out, state, getattr(torch, args.hf))
     else:
         gguf_pair(args.out, state)
     for file in sorted(args.out.iterdir()):
