@@ -4,9 +4,8 @@
     python make.py OUT --quick                      a few steps and questions, to see that all parts run
 
 OUT/stage-1, OUT/stage-2: weights in float16 and log.json of train.py. OUT/examined.json: answers to held-out questions
-by evaluate.py. OUT/files: the GGUF pair. OUT/curves.png: how the stages went. No part takes ten minutes.
-Training needs torch, numpy and tokenizers alone, the files gguf and llama-cpp-python, the
-curves matplotlib.
+by evaluate.py. OUT/files: the GGUF pair. OUT/curves.png: how the stages went. No part takes ten minutes. Training needs
+torch, numpy and tokenizers alone, the files gguf and llama-cpp-python, the curves matplotlib.
 """
 
 import argparse
