@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Tables and a roofline picture of what measure.py found.
+
+    target/bench/venv/bin/python benches/peers/report.py benches/results/MACHINE-peers.json --docs docs/performance.md
+
+puts the tables between that file's markers and draws the picture beside it (which needs matplotlib). Without --docs the
+tables are printed.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from works import WORKS, Cost, floor
+
+BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
+NAMES = {
+    "prefill-512": "prefill 512",
+    "prefill-512-270m": "prefill 512",
+    "prefill-2048": "prefill 2048",
+    "prefill-512-at-16k": "prefill 512 at depth 16,384",
+    "decode": "decode 64",
+    "decode-270m": "decode 64",
+    "decode-at-4096": "decode 64 at depth 4,096",
+    "batch-8": "decode, 8 together",
+    "image": "one image, 896×896",
+    "start": "process start to first token, prompt of 32",
+    "27b-prefill": "prefill 512",
+    "27b-decode": "decode 32",
+}
+MODELS = {"q4_0": "4B Q4_0", "q4_k_m": "4B Q4_K_M", "q8_0": "4B Q8_0", "270m": "270M Q4_K_M", "27b": "27B Q4_0"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--docs", type=Path, help="a Markdown file with the markers")
+    args = parser.parse_args()
+    results = json.loads(args.results.read_text())
+    if not args.docs:
+        print(tables(results))
+        return
+    picture = args.docs.with_name(f"{results['machine']['name']}-roofline.png")
+    draw(results, picture)
+    head, _, rest = args.docs.read_text().partition(BEGIN)
+    _, found, tail = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{args.docs} lacks the markers {BEGIN} and {END}")
+    alt = "Roofline: operations a second over operations a byte"
+    text = f"{head}{BEGIN}\n\n{tables(results)}\n\n![{alt}]({picture.name})\n\n{END}{tail}"
+    args.docs.write_text(text)
+
+
+def amount(result: dict) -> float:
+    """Tokens of a run; for an image or a start 0, where the seconds themselves are told."""
+    if WORKS[result["work"]].kind != "turns":
+        return 0
+    sizes = result["sizes"]
+    return sizes["batch"] * (sizes["prompt"] + sizes["generate"])
+
+
+def speed(result: dict, seconds: float) -> str:
+    tokens = amount(result)
+    if not tokens:
+        return f"{seconds:.2f} s"
+    value = tokens / seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def tables(results: dict) -> str:
+    return "\n\n".join([about(results), speeds(results), memory(results)])
+
+
+def about(results: dict) -> str:
+    machine, peaks = results["machine"], results["peaks"]
+    virtual = "virtual machine with " if machine["hypervisor"] else ""
+    lines = [
+        f"Machine: {virtual}{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['isa'])}), "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['threads']} threads for every engine. Measured peaks: "
+        f"{peaks['read_bytes'] / 1e9:.1f} GB/s read, {peaks['int8_ops'] / 1e12:.2f}·10¹² operations a second in 8-bit "
+        f"products ({peaks['int8']}), {peaks['float_ops'] / 1e12:.2f}·10¹² in floats ({peaks['floats']}).",
+        "",
+    ]
+    versions = {}
+    for result in results["results"]:
+        for key, version in result["versions"].items():
+            versions.setdefault(key, [])
+            if version not in versions[key]:
+                versions[key].append(version)
+    lines += [f"- {key}: {'; '.join(found)}" for key, found in versions.items()]
+    lines += [f"- {key}: not measured: {why}" for key, why in results.get("missing", {}).items() if key not in versions]
+    return "\n".join(lines)
+
+
+def speeds(results: dict) -> str:
+    engines = list(dict.fromkeys(key for result in results["results"] for key in result["engines"]))
+    others = [key for key in engines if key not in ("medgemma", "llama.cpp")]
+    head = ["work", "model", "medgemma", "llama.cpp", "ratio", "goal", *others, "limit", "of the limit"]
+    rows = [head, ["---"] * len(head)]
+    for result in results["results"]:
+        work = WORKS[result["work"]]
+        cells = [NAMES[work.key], MODELS[result["model"]]]
+        found = {key: speed(result, one["seconds"]["median"]) for key, one in result["engines"].items()}
+        ratio = result.get("ratio_to_llama_cpp")
+        cells += [found.get("medgemma", "–"), found.get("llama.cpp", "–"), f"{ratio:.2f}" if ratio else "–"]
+        cells += [f"≥ {work.goal}" if work.goal else "", *(found.get(key, "–") for key in others)]
+        least = floor(Cost(**result["cost"]), results["peaks"])
+        ours = result["engines"].get("medgemma")
+        cells += [speed(result, least), f"{least / ours['seconds']['median']:.0%}" if ours else "–"]
+        rows.append(cells)
+    return "Tokens a second, or seconds where it says so:\n\n" + markdown(rows)
+
+
+def memory(results: dict) -> str:
+    rows = [["work", "model", "engine", "load", "most memory held"], ["---"] * 5]
+    for result in results["results"]:
+        if result["work"] not in ("decode", "decode-270m", "image", "27b-decode"):
+            continue
+        for key, one in result["engines"].items():
+            load, peak = one.get("load_seconds"), one.get("peak_memory_bytes")
+            cells = [f"{load:.1f} s" if load else "–", f"{peak / 1e9:.2f} GB" if peak else "–"]
+            rows.append([NAMES[result["work"]], MODELS[result["model"]], key, *cells])
+    return "Time to load, and most memory held (with mapped pages of the file):\n\n" + markdown(rows)
+
+
+def markdown(rows: list) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def draw(results: dict, out: Path) -> None:
+    """Each work where its operations a byte put it, as high as the operations a second that each engine reached."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    peaks = results["peaks"]
+    figure, axes = plt.subplots(figsize=(10, 6.2), dpi=130)
+    x = [2.0**power for power in range(0, 15)]
+    roofs = ((peaks["int8_ops"], f"8-bit products, {peaks['int8']}"), (peaks["float_ops"], f"floats, {peaks['floats']}"))
+    for (roof, name), style in zip(roofs, ("-", "--")):
+        axes.plot(x, [min(roof, at * peaks["read_bytes"]) / 1e9 for at in x], "k" + style, lw=1.2, label=name)
+    markers = {"medgemma": ("o", "tab:blue"), "llama.cpp": ("s", "tab:orange"), "mistral.rs": ("^", "tab:green")}
+    seen = set()
+    for result in results["results"]:
+        cost = Cost(**result["cost"])
+        at = cost.operations / cost.bytes
+        for key, (marker, colour) in markers.items():
+            if key not in result["engines"]:
+                continue
+            reached = cost.operations / result["engines"][key]["seconds"]["median"] / 1e9
+            label = None if key in seen else key
+            seen.add(key)
+            axes.plot([at], [reached], marker, color=colour, ms=6, mfc=colour if marker == "o" else "none", label=label)
+            if key == "medgemma":
+                text = f"{NAMES[result['work']]}, {MODELS[result['model']]}"
+                axes.annotate(text, (at, reached), xytext=(5, 3), textcoords="offset points", fontsize=5.5)
+    axes.set(xscale="log", yscale="log", xlabel="operations for each byte read (weights once, cache)")
+    axes.set(ylabel="10⁹ operations a second", title=f"{results['machine']['name']}, {results['threads']} threads")
+    axes.grid(True, which="both", lw=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    main()
