@@ -160,8 +160,8 @@ def engine(spec: str):
 
 
 def question(work: Work) -> str:
-    """A text that is `work.prompt` tokens long with the chat template around it, which takes ten."""
-    return " ".join(["the"] * (work.prompt - 10))
+    """A text that is `work.prompt` tokens long with the chat template around it, which takes nine."""
+    return " ".join(["the"] * (work.prompt - 9))
 
 
 class Process:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-from transformers.modeling_utils import no_init_weights
+from transformers.initialization import no_init_weights
 
 from header import Header
 
