@@ -1,7 +1,7 @@
 //! Speed of matrix products in each weight format, at shapes of the 4B model: for use by hand on a quiet machine.
 //!
 //! ```sh
-//! cargo run --release -p medgemma-kernels --example gemm_bench [threads]
+//! cargo run --release -p medgemma-kernels --example gemm_bench [threads [shape [format [rows]]]]
 //! MEDGEMMA_ISA=avx2 cargo run --release -p medgemma-kernels --example gemm_bench
 //! ```
 //!
@@ -17,17 +17,19 @@ use std::time::Instant;
 /// `n × k` of the products of one layer, and SigLIP's two.
 const SHAPES: [(&str, usize, usize); 4] =
     [("qkv", 4096, 2560), ("gate+up", 20480, 2560), ("down", 2560, 10240), ("siglip", 4304, 1152)];
-const ROWS: [usize; 4] = [1, 4, 32, 240];
+const ROWS: [usize; 5] = [1, 4, 8, 32, 240];
 const FORMATS: [DType; 8] =
     [DType::F32, DType::F16, DType::BF16, DType::Nf4, DType::Q8_0, DType::Q4_0, DType::Q4K, DType::Q6K];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let threads = std::env::args().nth(1).map(|n| n.parse()).transpose()?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let threads = args.first().map(|n| n.parse()).transpose()?;
+    let asked = |i: usize, name: &str| args.get(i).is_none_or(|arg| arg == name);
     let backend = CpuBackend::new(threads);
     println!("{}", backend.name());
-    for (name, n, k) in SHAPES {
+    for (name, n, k) in SHAPES.into_iter().filter(|shape| asked(1, shape.0)) {
         println!("\n{name}: {n} × {k}");
-        for dtype in FORMATS {
+        for dtype in FORMATS.into_iter().filter(|dtype| asked(2, &format!("{dtype:?}"))) {
             if !k.is_multiple_of(dtype.block_len()) {
                 continue;
             }
@@ -37,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let packed = (n * k) as f64 / start.elapsed().as_secs_f64() / 1e9;
             let bytes = backend.weight_bytes(&weight) as f64;
             print!("{:>6}   packed {packed:.2} G/s", format!("{dtype:?}"));
-            for rows in ROWS {
+            for rows in ROWS.into_iter().filter(|rows| asked(3, &rows.to_string())) {
                 let mut x = backend.matrix(rows, k)?;
                 backend.upload(&noise(rows * k), &mut x);
                 let mut out = backend.matrix(rows, n)?;

@@ -59,8 +59,8 @@ pub(crate) struct Ints {
 
 #[derive(Debug)]
 struct Sums {
-    /// Negated sums of integers.
-    minus: Buffer<i32>,
+    /// Sums of integers times -8: what weights that stand for themselves less 8 make of them.
+    minus8: Buffer<i32>,
     /// Sums times the scale.
     total: Buffer<f32>,
 }
@@ -69,17 +69,17 @@ struct Sums {
 pub(crate) struct IntTile<'a> {
     pub(crate) quads: &'a [i32],
     pub(crate) scales: &'a [f32],
-    pub(crate) minus: &'a [i32],
+    pub(crate) minus8: &'a [i32],
     pub(crate) total: &'a [f32],
 }
 
 impl Sums {
     const fn new() -> Self {
-        Self { minus: Buffer::empty(), total: Buffer::empty() }
+        Self { minus8: Buffer::empty(), total: Buffer::empty() }
     }
 
     fn reserve(&mut self, len: usize) -> Result<(), Error> {
-        self.minus.grow(len)?;
+        self.minus8.grow(len)?;
         self.total.grow(len)
     }
 }
@@ -101,8 +101,8 @@ impl Ints {
     /// Rounds and packs the rows of `x`, `[rows, k]`; k is a multiple of 32.
     pub(crate) fn pack(&mut self, pool: &Pool, isa: Found, tiling: Tiling, x: &[f32], k: usize) {
         let (quads, scales) = (Parts::new(&mut self.quads), Parts::new(&mut self.scales));
-        let (minus, total) = (Parts::new(&mut self.wide.minus), Parts::new(&mut self.wide.total));
-        let (narrow_minus, narrow_total) = (Parts::new(&mut self.narrow.minus), Parts::new(&mut self.narrow.total));
+        let (minus8, total) = (Parts::new(&mut self.wide.minus8), Parts::new(&mut self.wide.total));
+        let (narrow_minus8, narrow_total) = (Parts::new(&mut self.narrow.minus8), Parts::new(&mut self.narrow.total));
         pool.run(tiling.len(), &|i, _| {
             let Tile { first, rows, padded } = tiling.get(i);
             let part = |width: usize| first * (k / width)..(first + padded) * (k / width);
@@ -114,9 +114,9 @@ impl Ints {
                     padded,
                     quads: quads.part(part(4)),
                     scales: scales.part(part(GROUP)),
-                    minus: minus.part(part(GROUP)),
+                    minus8: minus8.part(part(GROUP)),
                     total: total.part(part(GROUP)),
-                    narrow_minus: narrow_minus.part(part(16)),
+                    narrow_minus8: narrow_minus8.part(part(16)),
                     narrow_total: narrow_total.part(part(16)),
                 }
             };
@@ -134,7 +134,7 @@ impl Ints {
         IntTile {
             quads: &self.quads[range(4)],
             scales: &self.scales[range(GROUP)],
-            minus: &sums.minus[range(group)],
+            minus8: &sums.minus8[range(group)],
             total: &sums.total[range(group)],
         }
     }
@@ -147,9 +147,9 @@ struct PackTile<'a> {
     padded: usize,
     quads: &'a mut [i32],
     scales: &'a mut [f32],
-    minus: &'a mut [i32],
+    minus8: &'a mut [i32],
     total: &'a mut [f32],
-    narrow_minus: &'a mut [i32],
+    narrow_minus8: &'a mut [i32],
     narrow_total: &'a mut [f32],
 }
 
@@ -190,12 +190,12 @@ impl PackTile<'_> {
                 self.quads[(g * 8 + h * 4 + j) * padded + r] = i32::from_ne_bytes(quad.map(|q| q as u8));
             }
             sums[h] = half.iter().map(|&q| i32::from(q)).sum();
-            self.narrow_minus[(2 * g + h) * padded + r] = -sums[h];
+            self.narrow_minus8[(2 * g + h) * padded + r] = -8 * sums[h];
             self.narrow_total[(2 * g + h) * padded + r] = sums[h] as f32 * scale;
         }
         let sum = sums[0] + sums[1];
         self.scales[g * padded + r] = scale;
-        self.minus[g * padded + r] = -sum;
+        self.minus8[g * padded + r] = -8 * sum;
         self.total[g * padded + r] = sum as f32 * scale;
     }
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::activations::{IntTile, Ints as Activations};
+use super::group;
 use super::tiling::Tiling;
 use crate::cpu::pack::{Bits, GROUP, Ints, RECORD, Scales, Segment};
 use crate::cpu::simd::{Found, Kernel, LANES, Simd};
@@ -44,9 +45,22 @@ pub(crate) fn accumulate(
                 });
                 *w = weights;
             }
+            // While tiles meet this record, the one after it is fetched, a part with each tile.
+            let next: [*const u8; 4] = std::array::from_fn(|i| {
+                let (panel, at) =
+                    if first + np < panels.end { (first + np + i, at) } else { (panels.start + i, at + record_bytes) };
+                segment.panel(panel.min(panels.end - 1)).as_ptr().wrapping_add(at)
+            });
+            let ahead = record_bytes.div_ceil(64);
             for tile in tiling.iter() {
                 let at = (group * tiling.padded() + tile.first) * np * LANES;
+                let part = Range {
+                    start: tile.first * ahead / tiling.padded(),
+                    end: (tile.first + tile.padded) * ahead / tiling.padded(),
+                };
                 let call = Call {
+                    next: std::array::from_fn(|i| next[i].wrapping_add(part.start * 64)),
+                    lines: part.len(),
                     x: x.tile(tile, k, start, len, ints.group),
                     groups: len / ints.group,
                     w,
@@ -129,6 +143,9 @@ struct Call<'a> {
     scales: &'a [Widened; 4],
     mins: &'a [Widened; 4],
     c: &'a mut [f32],
+    /// Where to fetch `lines` cache lines of each panel's next record.
+    next: [*const u8; 4],
+    lines: usize,
     /// Whether nothing was summed in `c` yet.
     fresh: bool,
 }
@@ -136,7 +153,6 @@ struct Call<'a> {
 impl Call<'_> {
     fn tile<const BITS: usize, const MINS: bool, const WIDTH: usize>(self, isa: Found, rows: usize, np: usize) {
         match (rows, np) {
-            (1, 4) => isa.run(Tile::<BITS, MINS, WIDTH, 1, 4>(self)),
             (1, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 1, 2>(self)),
             (2, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 2, 2>(self)),
             (4, 2) => isa.run(Tile::<BITS, MINS, WIDTH, 4, 2>(self)),
@@ -161,12 +177,18 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize,
         if const { !S::WIDE && ROWS * NP > 4 } {
             unreachable!("tiles are chosen to fit");
         }
-        let Call { x, groups, w, scales, mins, c, fresh } = self.0;
+        let Call { x, groups, w, scales, mins, c, next, lines, fresh } = self.0;
+        for next in &next[..NP] {
+            for line in 0..lines {
+                s.prefetch(next.wrapping_add(line * 64));
+            }
+        }
         let k = groups * WIDTH;
         let weights = k * LANES * BITS / 8;
         assert!(c.len() == ROWS * NP * LANES && groups <= RECORD / 16 && w[..NP].iter().all(|w| w.len() == weights));
         assert!(x.quads.len() == k / 4 * ROWS && x.scales.len() == k / GROUP * ROWS);
-        assert!(x.minus.len() == groups * ROWS && x.total.len() == groups * ROWS);
+        assert!(x.minus8.len() == groups * ROWS && x.total.len() == groups * ROWS);
+        let bytes = WIDTH * LANES * BITS / 8;
         let quads = x.quads.as_chunks::<ROWS>().0;
         let c = c.as_chunks_mut::<LANES>().0;
         let mut sums = [[s.splat(0.0); NP]; ROWS];
@@ -178,65 +200,15 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize,
             }
         }
         for g in 0..groups {
-            let minus = &x.minus[g * ROWS..][..ROWS];
-            let quads = &quads[g * (WIDTH / 4)..][..WIDTH / 4];
-            let mut products = [[s.splat_i32(0); NP]; ROWS];
-            match BITS {
-                4 => {
-                    let mut small = [[s.start4(); NP]; ROWS];
-                    for (j, x) in quads.as_chunks::<2>().0.iter().enumerate() {
-                        for p in 0..NP {
-                            // SAFETY: the j-th 8 k of group g, inside the weights as asserted.
-                            let w = unsafe { &*w[p].as_ptr().add((g * (WIDTH / 8) + j) * 64).cast() };
-                            let (low, high) = s.load_w4(w);
-                            for r in 0..ROWS {
-                                small[r][p] = s.dot4(s.dot4(small[r][p], low, x[0][r]), high, x[1][r]);
-                            }
-                        }
-                    }
-                    for r in 0..ROWS {
-                        for p in 0..NP {
-                            products[r][p] = s.finish4(small[r][p], minus[r], !MINS);
-                        }
-                    }
-                }
-                6 => {
-                    if !MINS {
-                        for r in 0..ROWS {
-                            products[r] = [s.splat_i32(minus[r] << 5); NP];
-                        }
-                    }
-                    for (j, x) in quads.as_chunks::<4>().0.iter().enumerate() {
-                        for p in 0..NP {
-                            // SAFETY: the j-th 16 k of group g, three vectors, inside the weights as asserted.
-                            let w =
-                                unsafe { &*w[p].as_ptr().add((g * (WIDTH / 16) + j) * 192).cast::<[[u8; 64]; 3]>() };
-                            let (a, b) = s.load_w6::<0>(&w[0], &w[2]);
-                            for r in 0..ROWS {
-                                products[r][p] = s.dot6(s.dot6(products[r][p], a, x[0][r]), b, x[1][r]);
-                            }
-                            let (a, b) = s.load_w6::<1>(&w[1], &w[2]);
-                            for r in 0..ROWS {
-                                products[r][p] = s.dot6(s.dot6(products[r][p], a, x[2][r]), b, x[3][r]);
-                            }
-                        }
-                    }
-                }
-                _ => {
-                    for r in 0..ROWS {
-                        products[r] = [s.start8(minus[r]); NP];
-                    }
-                    for (j, x) in quads.iter().enumerate() {
-                        for p in 0..NP {
-                            // SAFETY: the j-th 4 k of group g, inside the weights as asserted.
-                            let w = s.load_w8(unsafe { &*w[p].as_ptr().add((g * (WIDTH / 4) + j) * 64).cast() });
-                            for r in 0..ROWS {
-                                products[r][p] = s.dot8(products[r][p], w, x[r]);
-                            }
-                        }
-                    }
-                }
+            let mut at = [w[0].as_ptr().wrapping_add(g * bytes); NP];
+            for p in 1..NP {
+                at[p] = w[p].as_ptr().wrapping_add(g * bytes);
             }
+            let quads = &quads[g * (WIDTH / 4)..][..WIDTH / 4];
+            // SAFETY: group g of each panel, inside the weights as asserted.
+            let products = unsafe {
+                group::products::<S, BITS, MINS, WIDTH, ROWS, NP>(s, at, quads, &x.minus8[g * ROWS..][..ROWS])
+            };
             for r in 0..ROWS {
                 let step = s.splat(x.scales[g * WIDTH / GROUP * ROWS + r]);
                 for p in 0..NP {

@@ -7,7 +7,9 @@
 
 mod activations;
 mod float;
+mod group;
 mod int;
+mod stream;
 mod tiling;
 
 use super::Error;
@@ -94,7 +96,15 @@ fn some_rows(
     let rows = x.len() / k;
     let wide = isa.isa() == Isa::Avx512;
     let float_tiles = Tiling::new(rows, if wide { &[1, 2, 4, 8, 12] } else { &[1, 2, 4, 6] });
-    let int_tiles = Tiling::new(rows, if wide { &[1, 2, 4, 6] } else { &[1, 2, 4] });
+    let few = rows <= stream::MAX_ROWS;
+    let int_tiles = Tiling::new(
+        rows,
+        match (few, wide) {
+            (true, _) => stream::TILES,
+            (_, true) => &[1, 2, 4, 6],
+            _ => &[1, 2, 4],
+        },
+    );
     let is_int = |segment: &Segment| matches!(segment.layout, Layout::Int(_));
     if w.segments().iter().any(is_int) {
         scratch.ints.pack(pool, isa, int_tiles, x, k);
@@ -103,10 +113,12 @@ fn some_rows(
         scratch.floats.pack(pool, float_tiles, x, k);
     }
     // One row has more panels side by side, to have enough sums under way.
-    let np = if rows == 1 { 4 } else { 1 + usize::from(wide) };
+    let float_panels = if rows == 1 { 4 } else { 1 + usize::from(wide) };
+    let int_panels = if few { 1 } else { 1 + usize::from(wide) };
     let (floats, ints) = (&scratch.floats, &scratch.ints);
     let (sums, out) = (Parts::new(&mut scratch.sums), Parts::new(out));
     for segment in w.segments() {
+        let np = if is_int(segment) { int_panels } else { float_panels };
         let panels = segment.panels();
         let each = (panels / (8 * pool.threads())).clamp(np, TASK) / np * np;
         pool.run(panels.div_ceil(each), &|task, thread| {
@@ -114,6 +126,10 @@ fn some_rows(
             // SAFETY: each thread has sums of its own.
             let sums = unsafe { sums.part(thread * SUMS..(thread + 1) * SUMS) };
             let tiling = match &segment.layout {
+                Layout::Int(layout) if few => {
+                    stream::accumulate(isa, segment, layout, k, ints, int_tiles, range.clone(), sums);
+                    int_tiles
+                }
                 Layout::Int(layout) => {
                     int::accumulate(isa, segment, layout, k, ints, int_tiles, np, range.clone(), sums);
                     int_tiles

@@ -68,6 +68,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type Lut = F;
 
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     fn splat(self, v: f32) -> F {
         unsafe { [_mm256_set1_ps(v); 2] }
     }
@@ -225,8 +229,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    fn start8(self, minus: i32) -> I {
-        unsafe { [_mm256_set1_epi32(if VNNI { minus << 7 } else { 0 }); 2] }
+    fn start8(self, offset: i32) -> I {
+        self.splat_i32(if VNNI { offset } else { 0 })
     }
     #[inline(always)]
     fn dot8(self, sum: I, w: Weights, x: i32) -> I {
@@ -254,8 +258,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    fn start4(self) -> I {
-        unsafe { [_mm256_setzero_si256(); 2] }
+    fn start4(self, offset: i32) -> I {
+        self.splat_i32(if VNNI { offset } else { 0 })
     }
     // Without VNNI sums stay in 16 bits: 8 quads of two products of at most 15 · 127 make 30480.
     #[inline(always)]
@@ -272,14 +276,13 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    fn finish4(self, sum: I, minus: i32, shifted: bool) -> I {
-        let sum = if VNNI { sum } else { [self.pairs(sum[0]), self.pairs(sum[1])] };
-        if !shifted {
+    fn finish4(self, sum: I, offset: i32) -> I {
+        if VNNI {
             return sum;
         }
         unsafe {
-            let offset = _mm256_set1_epi32(minus << 3);
-            [_mm256_add_epi32(sum[0], offset), _mm256_add_epi32(sum[1], offset)]
+            let offset = _mm256_set1_epi32(offset);
+            [_mm256_add_epi32(self.pairs(sum[0]), offset), _mm256_add_epi32(self.pairs(sum[1]), offset)]
         }
     }
 

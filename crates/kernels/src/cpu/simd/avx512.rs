@@ -29,6 +29,10 @@ impl Simd for Avx512 {
     type Lut = __m512;
 
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
         unsafe { _mm512_set1_ps(v) }
     }
@@ -146,8 +150,8 @@ impl Simd for Avx512 {
         unsafe { _mm512_xor_si512(_mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi8(i8::MIN)) }
     }
     #[inline(always)]
-    fn start8(self, minus: i32) -> __m512i {
-        unsafe { _mm512_slli_epi32::<7>(_mm512_set1_epi32(minus)) }
+    fn start8(self, offset: i32) -> __m512i {
+        self.splat_i32(offset)
     }
     #[inline(always)]
     fn dot8(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
@@ -162,19 +166,16 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn start4(self) -> __m512i {
-        unsafe { _mm512_setzero_si512() }
+    fn start4(self, offset: i32) -> __m512i {
+        self.splat_i32(offset)
     }
     #[inline(always)]
     fn dot4(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
         self.dot8(sum, w, x)
     }
     #[inline(always)]
-    fn finish4(self, sum: __m512i, minus: i32, shifted: bool) -> __m512i {
-        if !shifted {
-            return sum;
-        }
-        unsafe { _mm512_add_epi32(sum, _mm512_slli_epi32::<3>(_mm512_set1_epi32(minus))) }
+    fn finish4(self, sum: __m512i, _offset: i32) -> __m512i {
+        sum
     }
 
     #[inline(always)]

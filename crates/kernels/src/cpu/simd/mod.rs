@@ -31,6 +31,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 16 f32 to choose from.
     type Lut: Copy;
 
+    /// Asks for the cache line at `p`, which need not be readable.
+    fn prefetch(self, p: *const u8);
+
     fn splat(self, v: f32) -> Self::F;
     fn load(self, v: &[f32; LANES]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; LANES]);
@@ -65,17 +68,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     fn splat_i32(self, v: i32) -> Self::I;
     fn load_w8(self, w: &[i8; 64]) -> Self::W8;
-    /// Begins a sum of products whose activations add up to `-minus`.
-    fn start8(self, minus: i32) -> Self::I;
+    /// Begins a sum of products; `offset` is -128 times the sum of their activations.
+    fn start8(self, offset: i32) -> Self::I;
     /// Adds the products of 4 k with the activations in the 4 bytes of `x`.
     fn dot8(self, sum: Self::I, w: Self::W8, x: i32) -> Self::I;
 
     /// The low nibbles (the first 4 k), then the high ones (the next 4).
     fn load_w4(self, w: &[u8; 64]) -> (Self::W4, Self::W4);
-    fn start4(self) -> Self::A4;
+    /// Begins a sum of products; `offset` is -8 times the sum of their activations where weights stand for themselves
+    /// less 8, otherwise 0.
+    fn start4(self, offset: i32) -> Self::A4;
     fn dot4(self, sum: Self::A4, w: Self::W4, x: i32) -> Self::A4;
-    /// The sums, plus `8 · minus` when weights stand for themselves less 8 (`minus` is the negated sum of activations).
-    fn finish4(self, sum: Self::A4, minus: i32, shifted: bool) -> Self::I;
+    /// The sums, begun with the same `offset`.
+    fn finish4(self, sum: Self::A4, offset: i32) -> Self::I;
 
     /// The `PAIR`-th two of four quads of 6-bit weights: low nibbles as for [`Simd::load_w4`], high pairs of bits of all
     /// four, lowest first.

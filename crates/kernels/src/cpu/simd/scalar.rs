@@ -49,6 +49,8 @@ impl Simd for Scalar {
     type Lut = F;
 
     #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+    #[inline(always)]
     fn splat(self, v: f32) -> F {
         [v; LANES]
     }
@@ -151,7 +153,7 @@ impl Simd for Scalar {
         *w
     }
     #[inline(always)]
-    fn start8(self, _minus: i32) -> I {
+    fn start8(self, _offset: i32) -> I {
         [0; LANES]
     }
     #[inline(always)]
@@ -169,16 +171,16 @@ impl Simd for Scalar {
         (w.map(|w| (w & 15) as i8), w.map(|w| (w >> 4) as i8))
     }
     #[inline(always)]
-    fn start4(self) -> I {
-        [0; LANES]
+    fn start4(self, offset: i32) -> I {
+        [offset; LANES]
     }
     #[inline(always)]
     fn dot4(self, sum: I, w: [i8; 64], x: i32) -> I {
         self.dot8(sum, w, x)
     }
     #[inline(always)]
-    fn finish4(self, sum: I, minus: i32, shifted: bool) -> I {
-        if shifted { sum.map(|sum| sum + (minus << 3)) } else { sum }
+    fn finish4(self, sum: I, _offset: i32) -> I {
+        sum
     }
 
     #[inline(always)]

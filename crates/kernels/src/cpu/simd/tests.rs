@@ -83,20 +83,21 @@ impl Kernel for Dot {
     fn run<S: Simd>(self, s: S) {
         let quad = i32::from_ne_bytes([self.x as u8; 4]);
         let minus = -32 * i32::from(self.x);
-        let mut sum = s.start8(minus);
-        let mut small = s.start4();
+        let mut sum = s.start8(128 * minus);
+        let (mut small, mut shifted) = (s.start4(0), s.start4(8 * minus));
         let bytes = [self.nibbles << 4 | (15 - self.nibbles); 64];
         for i in 0..8 {
             sum = s.dot8(sum, s.load_w8(&[self.weights; 64]), quad);
             let (low, high) = s.load_w4(&bytes);
-            small = s.dot4(small, if i % 2 == 0 { low } else { high }, quad);
+            let side = if i % 2 == 0 { low } else { high };
+            (small, shifted) = (s.dot4(small, side, quad), s.dot4(shifted, side, quad));
         }
         let expected = 32 * i32::from(self.weights) * i32::from(self.x);
         assert_eq!(lanes(s, s.to_f32(sum)), [expected as f32; LANES]);
         // Half of the products have the low nibble, half the high one: 15 together.
         let expected = 16 * 15 * i32::from(self.x);
-        assert_eq!(lanes(s, s.to_f32(s.finish4(small, minus, false))), [expected as f32; LANES]);
-        assert_eq!(lanes(s, s.to_f32(s.finish4(small, minus, true))), [(expected + 8 * minus) as f32; LANES]);
+        assert_eq!(lanes(s, s.to_f32(s.finish4(small, 0))), [expected as f32; LANES]);
+        assert_eq!(lanes(s, s.to_f32(s.finish4(shifted, 8 * minus))), [(expected + 8 * minus) as f32; LANES]);
     }
 }
 
@@ -110,13 +111,13 @@ impl Kernel for Order {
         let w: [i8; 64] = std::array::from_fn(|i| (i as i8) * 3 - 90);
         let x = [5i8, -7, 11, -2];
         let quad = i32::from_ne_bytes(x.map(|x| x as u8));
-        let sum = s.dot8(s.start8(-7), s.load_w8(&w), quad);
+        let sum = s.dot8(s.start8(-7 * 128), s.load_w8(&w), quad);
         let row = |i: usize| (0..4).map(|j| i32::from(w[4 * i + j]) * i32::from(x[j])).sum::<i32>();
         assert_eq!(lanes(s, s.to_f32(sum)), std::array::from_fn(|i| row(i) as f32));
         let nibbles: [u8; 64] = std::array::from_fn(|i| (i * 37 % 256) as u8);
         let (low, high) = s.load_w4(&nibbles);
         for (side, shift) in [(low, 0), (high, 4)] {
-            let sum = s.finish4(s.dot4(s.start4(), side, quad), -7, false);
+            let sum = s.finish4(s.dot4(s.start4(0), side, quad), 0);
             let row =
                 |i: usize| (0..4).map(|j| i32::from(nibbles[4 * i + j] >> shift & 15) * i32::from(x[j])).sum::<i32>();
             assert_eq!(lanes(s, s.to_f32(sum)), std::array::from_fn(|i| row(i) as f32));
