@@ -41,12 +41,7 @@ def main() -> None:
     results = json.loads(args.out.read_text()) if args.out.exists() else {"results": []}
     results |= {"machine": machine.describe(), "threads": args.threads}
     results["missing"] = {**results.get("missing", {}), **missing}
-    peaks_program = bench.compile("peaks", "-lpthread")
-    with hold(args.lock):
-        peaks = json.loads(bench.run(peaks_program, args.threads))
-    # The most that was ever seen is nearest to what the machine can.
-    before = results.get("peaks", {})
-    results["peaks"] = {k: max(v, before.get(k, v)) if isinstance(v, float) else v for k, v in peaks.items()}
+    bench.compile("peaks", "-lpthread")
     for work, model in chosen(args.only, args.model):
         say(f"{work.key} {model.key}")
         try:
@@ -139,7 +134,13 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
     take = {"start": whole_processes, "turns": turns, "image": turns}[work.kind]
     if work.apart:
         take = apart
-    runs = take(commands, args.rounds, args.lock)
+    peaks = []
+
+    def look() -> None:
+        """Measures what the machine can in this round: on a virtual one that changes with its neighbours."""
+        peaks.append(json.loads(bench.run(bench.cache / "bin" / "peaks", args.threads)))
+
+    runs = take(commands, args.rounds, args.lock, look)
     header = Header.of(path(model, ROOT, bench.cache))
     mmproj = Header.of(bench.cache / MMPROJ) if work.kind == "image" else None
     measured = {
@@ -147,6 +148,7 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
         "model": model.key,
         "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sizes": {"prompt": work.prompt, "generate": work.generate, "depth": work.depth, "batch": work.batch},
+        "peaks": {key: middle([each[key] for each in peaks]) for key in peaks[0]},
         "cost": vars(cost(work, header, mmproj)),
         "engines": {key: summary(of) for key, of in runs.items()},
     }
@@ -159,7 +161,7 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
     return measured
 
 
-def turns(commands: dict, rounds: int, lock: Path | None) -> dict:
+def turns(commands: dict, rounds: int, lock: Path | None, look) -> dict:
     """Every engine's process waits while another's runs; each is started and reads what stands before the prompt once."""
     processes, runs = {}, {}
     try:
@@ -175,6 +177,7 @@ def turns(commands: dict, rounds: int, lock: Path | None) -> dict:
                     processes.pop(key, None)
         for _ in range(rounds):
             with hold(lock):
+                look()
                 for key, process in processes.items():
                     # What is far slower than the rest shows that in one turn.
                     if len(runs[key]) == 1 or seconds(runs[key])[-1] < SLOW:
@@ -187,10 +190,12 @@ def turns(commands: dict, rounds: int, lock: Path | None) -> dict:
     return runs
 
 
-def apart(commands: dict, rounds: int, lock: Path | None) -> dict:
+def apart(commands: dict, rounds: int, lock: Path | None, look) -> dict:
     """One process at a time, since the models don't fit into memory together: a fresh one in each round."""
     runs = {key: [] for key in commands}
     for _ in range(rounds):
+        with hold(lock):
+            look()
         for key, command in commands.items():
             with hold(lock):
                 process = Process(command)
@@ -203,11 +208,12 @@ def apart(commands: dict, rounds: int, lock: Path | None) -> dict:
     return runs
 
 
-def whole_processes(commands: dict, rounds: int, lock: Path | None) -> dict:
+def whole_processes(commands: dict, rounds: int, lock: Path | None, look) -> dict:
     """From the start of a process to its end."""
     runs = {key: [{}] for key in commands}
     for round_ in range(rounds + 1):
         with hold(lock):
+            look()
             for key, command in commands.items():
                 begun = time.perf_counter()
                 arguments = [str(part) for part in command]
@@ -219,6 +225,11 @@ def whole_processes(commands: dict, rounds: int, lock: Path | None) -> dict:
                 if round_:
                     runs[key].append({"process_seconds": took})
     return runs
+
+
+def middle(values: list):
+    """The median of numbers; of names the first."""
+    return values[0] if isinstance(values[0], str) else statistics.median(values)
 
 
 def seconds(runs: list) -> list:

@@ -72,13 +72,13 @@ def tables(results: dict) -> str:
 
 
 def about(results: dict) -> str:
-    machine, peaks = results["machine"], results["peaks"]
+    machine = results["machine"]
     virtual = "virtual machine with " if machine["hypervisor"] else ""
     lines = [
         f"Machine: {virtual}{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['isa'])}), "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['threads']} threads for every engine. Measured peaks: "
-        f"{peaks['read_bytes'] / 1e9:.1f} GB/s read, {peaks['int8_ops'] / 1e12:.2f}·10¹² operations a second in 8-bit "
-        f"products ({peaks['int8']}), {peaks['float_ops'] / 1e12:.2f}·10¹² in floats ({peaks['floats']}).",
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['threads']} threads for every engine. Peaks measured in the "
+        f"same rounds: {between(results, 'read_bytes', 1e9, 1)} GB/s read, {between(results, 'int8_ops', 1e12, 2)}·10¹² "
+        f"operations a second in 8-bit products, {between(results, 'float_ops', 1e12, 2)}·10¹² in floats.",
         "",
     ]
     versions = {}
@@ -90,6 +90,12 @@ def about(results: dict) -> str:
     lines += [f"- {key}: {'; '.join(found)}" for key, found in versions.items()]
     lines += [f"- {key}: not measured: {why}" for key, why in results.get("missing", {}).items() if key not in versions]
     return "\n".join(lines)
+
+
+def between(results: dict, peak: str, unit: float, digits: int) -> str:
+    """From the least to the most of a peak over all results."""
+    values = [result["peaks"][peak] / unit for result in results["results"]]
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def speeds(results: dict) -> str:
@@ -104,7 +110,7 @@ def speeds(results: dict) -> str:
         ratio = result.get("ratio_to_llama_cpp")
         cells += [found.get("medgemma", "–"), found.get("llama.cpp", "–"), f"{ratio:.2f}" if ratio else "–"]
         cells += [f"≥ {work.goal}" if work.goal else "", *(found.get(key, "–") for key in others)]
-        least = floor(Cost(**result["cost"]), results["peaks"])
+        least = floor(Cost(**result["cost"]), result["peaks"])
         ours = result["engines"].get("medgemma")
         cells += [speed(result, least), f"{least / ours['seconds']['median']:.0%}" if ours else "–"]
         rows.append(cells)
@@ -128,13 +134,15 @@ def markdown(rows: list) -> str:
 
 
 def draw(results: dict, out: Path) -> None:
-    """Each work where its operations a byte put it, as high as the operations a second that each engine reached."""
+    """Each work where its operations a byte put it, as high as the operations a second that each engine reached, below
+    the highest peaks that were measured."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    peaks = results["peaks"]
+    each = [result["peaks"] for result in results["results"]]
+    peaks = {key: max(peaks[key] for peaks in each) for key in each[0]}
     figure, axes = plt.subplots(figsize=(10, 6.2), dpi=130)
     x = [2.0**power for power in range(0, 15)]
     roofs = ((peaks["int8_ops"], f"8-bit products, {peaks['int8']}"), (peaks["float_ops"], f"floats, {peaks['floats']}"))
