@@ -148,7 +148,7 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
         "model": model.key,
         "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sizes": {"prompt": work.prompt, "generate": work.generate, "depth": work.depth, "batch": work.batch},
-        "peaks": {key: middle([each[key] for each in peaks]) for key in peaks[0]},
+        "peaks": peaks,
         "cost": vars(cost(work, header, mmproj)),
         "engines": {key: summary(of) for key, of in runs.items()},
     }
@@ -225,11 +225,6 @@ def whole_processes(commands: dict, rounds: int, lock: Path | None, look) -> dic
                 if round_:
                     runs[key].append({"process_seconds": took})
     return runs
-
-
-def middle(values: list):
-    """The median of numbers; of names the first."""
-    return values[0] if isinstance(values[0], str) else statistics.median(values)
 
 
 def seconds(runs: list) -> list:

@@ -9,6 +9,8 @@ tables are printed.
 
 import argparse
 import json
+import operator
+import statistics
 from pathlib import Path
 
 from works import WORKS, Cost, floor
@@ -94,7 +96,7 @@ def about(results: dict) -> str:
 
 def between(results: dict, peak: str, unit: float, digits: int) -> str:
     """From the least to the most of a peak over all results."""
-    values = [result["peaks"][peak] / unit for result in results["results"]]
+    values = [each[peak] / unit for result in results["results"] for each in result["peaks"]]
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
@@ -110,9 +112,11 @@ def speeds(results: dict) -> str:
         ratio = result.get("ratio_to_llama_cpp")
         cells += [found.get("medgemma", "–"), found.get("llama.cpp", "–"), f"{ratio:.2f}" if ratio else "–"]
         cells += [f"≥ {work.goal}" if work.goal else "", *(found.get(key, "–") for key in others)]
-        least = floor(Cost(**result["cost"]), result["peaks"])
+        # Round by round, as what the machine can changes.
+        least = [floor(Cost(**result["cost"]), peaks) for peaks in result["peaks"]]
         ours = result["engines"].get("medgemma")
-        cells += [speed(result, least), f"{least / ours['seconds']['median']:.0%}" if ours else "–"]
+        reached = statistics.median(map(operator.truediv, least, ours["seconds"]["runs"])) if ours else None
+        cells += [speed(result, statistics.median(least)), f"{reached:.0%}" if ours else "–"]
         rows.append(cells)
     return "Tokens a second, or seconds where it says so:\n\n" + markdown(rows)
 
@@ -141,7 +145,7 @@ def draw(results: dict, out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    each = [result["peaks"] for result in results["results"]]
+    each = [peaks for result in results["results"] for peaks in result["peaks"]]
     peaks = {key: max(peaks[key] for peaks in each) for key in each[0]}
     figure, axes = plt.subplots(figsize=(10, 6.2), dpi=130)
     x = [2.0**power for power in range(0, 15)]
