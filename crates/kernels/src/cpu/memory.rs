@@ -32,8 +32,8 @@ unsafe impl Plain for u8 {}
 
 /// A fixed number of zeroed elements, aligned to a cache line.
 ///
-/// The memory comes from `alloc_zeroed`: for large buffers the system hands out pages only as they are first touched,
-/// so a pool may reserve more than it will use.
+/// Large buffers are mappings of their own, of which the system hands out pages only as they are first touched: a pool may
+/// reserve more than it will use. (`alloc_zeroed` writes zeros itself where more than its usual alignment is asked for.)
 pub(crate) struct Buffer<T: Plain> {
     ptr: NonNull<T>,
     len: usize,
@@ -58,6 +58,9 @@ impl<T: Plain> Buffer<T> {
             return Ok(Self::empty());
         }
         let layout = Self::layout(len).ok_or(Error::TooLarge)?;
+        if layout.size() >= LARGE_PAGE {
+            return Self::mapped(len, layout.size());
+        }
         // SAFETY: the layout's size isn't zero, since len isn't and no Plain type is empty.
         let ptr = unsafe { alloc_zeroed(layout) };
         let ptr = NonNull::new(ptr.cast::<T>()).ok_or(Error::OutOfMemory { bytes: layout.size() })?;
@@ -71,10 +74,16 @@ impl<T: Plain> Buffer<T> {
         if bytes < LARGE_PAGE {
             return Self::zeroed(len);
         }
-        let mut map = MmapMut::map_anon(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
+        let buffer = Self::mapped(len, bytes)?;
         // Advice that isn't taken costs speed only.
         #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        let _ = buffer.map.as_ref().map(|map| map.advise(memmap2::Advice::HugePage));
+        Ok(buffer)
+    }
+
+    /// `len` elements in a mapping of their own of `bytes`, which aren't 0.
+    fn mapped(len: usize, bytes: usize) -> Result<Self, Error> {
+        let mut map = MmapMut::map_anon(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
         let ptr = NonNull::new(map.as_mut_ptr().cast::<T>()).ok_or(Error::OutOfMemory { bytes })?;
         Ok(Self { ptr, len, map: Some(map) })
     }
@@ -179,6 +188,27 @@ mod tests {
         assert!(Buffer::<u16>::zeroed(0).unwrap().is_empty());
         assert!(matches!(Buffer::<f32>::zeroed(usize::MAX), Err(Error::TooLarge)));
         assert!(matches!(Buffer::<u8>::zeroed(1 << 62), Err(Error::OutOfMemory { .. })));
+    }
+
+    /// Pages that nobody touched take no memory.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn reserving_takes_no_memory() {
+        const SIZE: usize = 1 << 30;
+        let mut buffer = Buffer::<u8>::zeroed(SIZE).unwrap();
+        buffer[SIZE / 2] = 1;
+        let address = buffer.as_ptr() as usize;
+        let holds = |line: &str| {
+            let (start, rest) = line.split_once('-')?;
+            let end = rest.split_whitespace().next()?;
+            let number = |hex| usize::from_str_radix(hex, 16).ok();
+            Some((number(start)?..number(end)?).contains(&address))
+        };
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| holds(line) != Some(true));
+        let resident = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        let kib: usize = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kib * 1024 < SIZE / 2, "{kib} KiB of {SIZE} bytes are in memory");
     }
 
     #[test]
