@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use medgemma_engine::speculate::DRAFT_MAX;
 use medgemma_gemma::convert::Target;
 use medgemma_gemma::sampler::Sampling;
 use std::path::PathBuf;
@@ -182,6 +183,19 @@ pub(crate) struct Sample {
     pub(crate) stop: Vec<String>,
 }
 
+/// How tokens are guessed ahead. The answers are the same to the token; only their speed changes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Speculation (at temperature 0; the answer stays the same)")]
+pub(crate) struct Speculation {
+    /// Most tokens guessed and then verified at once, as long as it pays (0: none)
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8,
+          value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub(crate) draft_max: u8,
+    /// A smaller model of the same family that guesses, too; else only what the text repeats is guessed
+    #[arg(long, value_name = "MODEL", alias = "model-draft")]
+    pub(crate) draft: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Hub id, folder, .gguf file or `demo`
@@ -220,6 +234,8 @@ pub(crate) struct Run {
     pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) sample: Sample,
+    #[command(flatten)]
+    pub(crate) speculation: Speculation,
     #[command(flatten)]
     pub(crate) load: Load,
 }

@@ -66,8 +66,26 @@ impl Load {
 /// # Errors
 /// When it isn't here, doesn't fit, can't see what it will be shown, or its files are malformed.
 pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Result<Pipeline> {
+    load_with_draft(model, None, load, pictures, quiet)
+}
+
+/// As [`load`], with a smaller model that guesses tokens for it.
+///
+/// # Errors
+/// As [`load`], for either model, and when their vocabularies differ.
+pub(crate) fn load_with_draft(
+    model: &str,
+    draft: Option<&str>,
+    load: &Load,
+    pictures: bool,
+    quiet: bool,
+) -> Result<Pipeline> {
     let options = load.for_engine()?;
     let opened = open(model, load.mmproj.as_deref())?;
+    let draft = draft.map(|name| open(name, None).map(|opened| (name, opened))).transpose()?;
+    if let Some((_, draft)) = &draft {
+        opened.check_draft(draft)?;
+    }
     if model != DEMO {
         // Loading takes minutes: what can be known before is said before.
         let checkpoint = opened.checkpoint();
@@ -82,7 +100,16 @@ pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Res
     let bar = LoadBar::new(model, quiet);
     let pipeline = opened.load(&options, |progress| bar.set(progress.done, progress.total));
     bar.finish();
-    Ok(pipeline?)
+    let mut pipeline = pipeline?;
+    if let Some((name, draft)) = draft {
+        // It is small: it is held as its file has it.
+        let options = LoadOptions { quant: None, mmproj: None, ..options };
+        let bar = LoadBar::new(name, quiet);
+        let loaded = pipeline.load_draft(draft, &options, |progress| bar.set(progress.done, progress.total));
+        bar.finish();
+        loaded?;
+    }
+    Ok(pipeline)
 }
 
 /// Finds a model's files.

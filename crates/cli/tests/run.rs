@@ -150,6 +150,31 @@ fn the_answer_ends_before_a_stop_text() {
 }
 
 #[test]
+fn guesses_change_nothing_but_the_time() {
+    let home = tempfile::tempdir().unwrap();
+    let question = "The lungs are clear. The heart is normal. The lungs are clear. Is the heart normal?";
+    let ask =
+        |more: &[&str]| run(home.path(), &[&["run", "demo", question, "-v", "--max-tokens", "120"], more].concat());
+    let plain = ask(&["--draft-max", "0"]);
+    assert!(!stderr(&plain).contains("Guessed"));
+    let drafted = ask(&["--draft", "demo"]);
+    assert!(stderr(&drafted).contains("Guessed: "), "{}", stderr(&drafted));
+    for output in [&drafted, &ask(&[])] {
+        assert_eq!(stdout(output), stdout(&plain));
+    }
+    // Another vocabulary, and draws.
+    let other = testdata("tiny-text");
+    for (more, word) in [
+        (&["--draft", other.to_str().unwrap()][..], "vocabularies differ"),
+        (&["--draft", "demo", "--temperature", "1"], "--temperature"),
+    ] {
+        let output = ask(more);
+        assert_eq!((output.status.code(), stderr(&output).contains(word)), (Some(1), true), "{}", stderr(&output));
+    }
+    assert_eq!(ask(&["--draft-max", "16"]).status.code(), Some(2));
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let program = Program::new("tiny-text");
     for args in [&["x", "--logprobs", "2"][..], &["x", "--logprobs", "21", "--json"], &["x", "--messages", "y.json"]] {

@@ -26,6 +26,7 @@ fn main() -> Result<(), medgemma_engine::Error> {
         stop_ids: Vec::new(),
         logprobs: Some(2),
         detect_loops: false,
+        draft_max: 0,
     };
     let (finish, _) = generate(&mut runner, &mut sequence, &options, &mut |progress| {
         if let Progress::Token(token) = progress {

@@ -32,7 +32,7 @@ impl BlockPool {
         self.total * BLOCK
     }
 
-    #[cfg(test)]
+    /// Blocks that no sequence holds.
     pub(crate) fn free(&self) -> usize {
         self.free.len()
     }
@@ -66,14 +66,20 @@ impl BlockTable {
         self.swept = self.swept.max(end);
     }
 
-    /// Gives back every block that lies wholly at or after `end`.
+    /// Gives back every block that lies wholly at or after `end`, for a text that goes on from there in another way:
+    /// what was kept until now may be evicted from now on.
     pub(crate) fn truncate(&mut self, end: usize, pool: &mut BlockPool) {
+        self.cut(end, pool);
+        self.swept = 0;
+    }
+
+    /// Gives back every block that lies wholly at or after `end`, where the same text goes on.
+    pub(crate) fn cut(&mut self, end: usize, pool: &mut BlockPool) {
         for index in end.div_ceil(BLOCK)..self.blocks.len() {
             self.give_back(index, pool);
         }
         self.blocks.truncate(end.div_ceil(BLOCK));
-        // What was kept until now may be given back from now on.
-        self.swept = 0;
+        self.swept = self.swept.min(self.blocks.len());
     }
 
     /// Whether every block of the positions is still held.

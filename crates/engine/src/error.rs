@@ -29,6 +29,18 @@ pub enum Error {
     /// A prompt without a token, or a sequence in which nothing waits to be computed.
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// A model that is to guess for another one has another vocabulary.
+    #[error(
+        "{draft} can't draft for {model}: their vocabularies differ ({difference}); give a smaller model of the same family"
+    )]
+    Draft {
+        /// The model that was to guess.
+        draft: String,
+        /// The model it was to guess for.
+        model: String,
+        /// What is different.
+        difference: String,
+    },
     /// A token id the model doesn't have.
     #[error("token id {id} isn't in the vocabulary of {vocab}")]
     TokenId {

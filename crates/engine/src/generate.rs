@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::loops::LoopDetector;
 use crate::runner::{Runner, Work};
 use crate::sequence::Sequence;
+use crate::speculate::{Drafter, Speculator};
 use medgemma_gemma::sampler::{self, Sampler, Sampling, TokenLogprob};
 use medgemma_kernels::Backend;
 use std::ops::ControlFlow;
@@ -22,6 +23,10 @@ pub struct Generation {
     pub logprobs: Option<usize>,
     /// End a text that repeats itself without end.
     pub detect_loops: bool,
+    /// Most tokens that are guessed and then verified in one step, where tokens are chosen greedily (draws are never
+    /// guessed); 0 to guess none. [`RunnerConfig::outputs`](crate::RunnerConfig::outputs) limits it, too. Neither tokens
+    /// nor their log-probabilities depend on it.
+    pub draft_max: usize,
 }
 
 /// Why a generation ended.
@@ -73,12 +78,16 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// Time for all of them but the first, which comes out of the prompt's computation.
     pub generation: Duration,
+    /// Tokens that were guessed and verified.
+    pub drafted_tokens: usize,
+    /// Of these, tokens that were right.
+    pub accepted_tokens: usize,
 }
 
 /// Computes what is waiting of the prompt, then chooses tokens until one of [`Finish`]'s reasons holds.
 ///
 /// `on` is told of progress and may end the generation. Tokens are added to the sequence as they are chosen; one that
-/// ends the text is not.
+/// ends the text is not. Where it pays, what the text repeats of itself is guessed (see [`Generation::draft_max`]).
 ///
 /// # Errors
 /// When a parameter is out of range, nothing waits to be computed, the cache is full, or the model computes something
@@ -89,42 +98,163 @@ pub fn generate<B: Backend>(
     options: &Generation,
     on: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<(Finish, Timings), Error> {
+    generate_with(runner, sequence, options, &mut Speculator::default(), on)
+}
+
+/// As [`generate`], with guesses from `drafter`. Whatever it guesses, the tokens are the same.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_with<B: Backend>(
+    runner: &mut Runner<B>,
+    sequence: &mut Sequence<B>,
+    options: &Generation,
+    drafter: &mut dyn Drafter,
+    on: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<(Finish, Timings), Error> {
     options.sampling.check().map_err(Error::Parameter)?;
     let mut timings = Timings::default();
     let begun = Instant::now();
     let waiting = sequence.tokens().len() - sequence.computed();
-    let Some(mut row) = prefill(runner, sequence, on)? else { return Ok((Finish::Cancelled, timings)) };
+    let Some(row) = prefill(runner, sequence, on)? else { return Ok((Finish::Cancelled, timings)) };
     timings.prompt_tokens = waiting;
     timings.prompt = begun.elapsed();
-    let mut logits = vec![0.0; runner.model().config().text.vocab];
-    let mut sampler = Sampler::new(options.sampling);
-    let mut loops = LoopDetector::default();
-    let begun = Instant::now();
-    let finish = loop {
-        if timings.generated_tokens >= options.max_tokens {
-            break Finish::Length;
-        }
-        runner.logits(&[row], &mut logits);
-        let token = choose(&logits, &mut sampler, options.logprobs)?;
-        timings.generated_tokens += 1;
-        timings.generation = begun.elapsed();
-        if options.stop_ids.contains(&token.id) {
-            break Finish::Stop;
-        }
-        runner.push(sequence, token.id);
-        if on(Progress::Token(&token)).is_break() {
-            break Finish::Cancelled;
-        }
-        if options.detect_loops && loops.push(token.id) {
-            break Finish::Loop;
-        }
-        if sequence.tokens().len() >= runner.config().context || timings.generated_tokens >= options.max_tokens {
-            break Finish::Length;
-        }
-        runner.step(&mut [Work { sequence, tokens: 1 }])?;
-        row = 0;
+    if options.max_tokens == 0 {
+        return Ok((Finish::Length, timings));
+    }
+    let vocab = runner.model().config().text.vocab;
+    let most = match options.sampling.is_greedy() {
+        true => options.draft_max.min(runner.config().outputs.max(1) - 1),
+        false => 0,
     };
-    Ok((finish, timings))
+    let mut logits = vec![0.0; (most + 1) * vocab];
+    let mut draft = Vec::with_capacity(most);
+    let (room, begun) = (runner.config().context.saturating_sub(sequence.tokens().len()), Instant::now());
+    let mut writer = Writer::new(options, room, vocab, timings, on);
+    runner.logits(&[row], &mut logits[..vocab]);
+    loop {
+        let chosen = writer.choose(&logits, &draft, begun);
+        // What was guessed wrong is taken back also when the model failed.
+        runner.settle(sequence, writer.kept);
+        let Chosen { next, finish } = chosen?;
+        if let Some(next) = next {
+            runner.push(sequence, next);
+        }
+        if let Some(finish) = finish {
+            return Ok((finish, writer.timings));
+        }
+        draft.clear();
+        // The step gives one token more than were guessed.
+        let most = most.min(writer.left() - 1);
+        if most > 0 {
+            drafter.draft(sequence.tokens(), most, &mut draft);
+            let usable = draft.iter().take(most).take_while(|id| (**id as usize) < vocab).count();
+            draft.truncate(usable);
+        }
+        let begun = Instant::now();
+        verify(runner, sequence, &mut draft, &mut logits)?;
+        drafter.took(draft.len() + 1, begun.elapsed());
+    }
+}
+
+/// Computes the waiting token and a draft behind it, and the logits of each. Where the cache has no room for the draft,
+/// it is dropped.
+fn verify<B: Backend>(
+    runner: &mut Runner<B>,
+    sequence: &mut Sequence<B>,
+    draft: &mut Vec<u32>,
+    logits: &mut [f32],
+) -> Result<(), Error> {
+    draft.iter().for_each(|id| runner.draft(sequence, *id));
+    match runner.step(&mut [Work { sequence, tokens: 1 + draft.len() }]) {
+        Err(Error::CacheFull { .. }) if !draft.is_empty() => {
+            draft.clear();
+            runner.settle(sequence, 0);
+            runner.step(&mut [Work { sequence, tokens: 1 }])?;
+        }
+        done => done?,
+    }
+    let rows: Vec<u32> = (0..=draft.len() as u32).collect();
+    let vocab = runner.model().config().text.vocab;
+    runner.logits(&rows, &mut logits[..rows.len() * vocab]);
+    Ok(())
+}
+
+/// Chooses tokens and tells of them, one after the other, until there is a reason to end.
+struct Writer<'a> {
+    options: &'a Generation,
+    vocab: usize,
+    sampler: Sampler,
+    loops: LoopDetector,
+    /// Most tokens: the budget, or what the context has room for.
+    most: usize,
+    /// Tokens of the last draft that stay, as if they had been computed one by one.
+    kept: usize,
+    timings: Timings,
+    on: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+}
+
+/// What a step's logits gave.
+struct Chosen {
+    /// The token behind those of the draft that stay, yet to be computed; none when the text ended without one.
+    next: Option<u32>,
+    finish: Option<Finish>,
+}
+
+impl<'a> Writer<'a> {
+    /// `room` is how many tokens the context can still hold.
+    fn new(
+        options: &'a Generation,
+        room: usize,
+        vocab: usize,
+        timings: Timings,
+        on: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Self {
+        let sampler = Sampler::new(options.sampling);
+        // A prompt that fills the context still gets the token that comes out of its computation.
+        let most = options.max_tokens.min(room.max(1));
+        Self { options, vocab, sampler, loops: LoopDetector::default(), most, kept: 0, timings, on }
+    }
+
+    /// Tokens that may still be chosen.
+    fn left(&self) -> usize {
+        self.most - self.timings.generated_tokens
+    }
+
+    /// Chooses tokens as long as the draft has guessed them, and the one after. Row i of `logits`, of which there is one
+    /// more than guesses, stands before guess i.
+    fn choose(&mut self, logits: &[f32], draft: &[u32], begun: Instant) -> Result<Chosen, Error> {
+        self.timings.drafted_tokens += draft.len();
+        self.kept = 0;
+        loop {
+            let row = &logits[self.kept * self.vocab..][..self.vocab];
+            let token = choose(row, &mut self.sampler, self.options.logprobs)?;
+            self.timings.generated_tokens += 1;
+            self.timings.generation = begun.elapsed();
+            let guessed = draft.get(self.kept) == Some(&token.id);
+            self.timings.accepted_tokens += usize::from(guessed);
+            if self.options.stop_ids.contains(&token.id) {
+                return Ok(Chosen { next: None, finish: Some(Finish::Stop) });
+            }
+            let finish = self.tell(&token);
+            // The last token of a text waits to be computed, whether it was guessed or not.
+            if finish.is_some() || !guessed {
+                return Ok(Chosen { next: Some(token.id), finish });
+            }
+            self.kept += 1;
+        }
+    }
+
+    /// Tells of a token; the reason to end after it, if there is one.
+    fn tell(&mut self, token: &NewToken) -> Option<Finish> {
+        if (self.on)(Progress::Token(token)).is_break() {
+            return Some(Finish::Cancelled);
+        }
+        if self.options.detect_loops && self.loops.push(token.id) {
+            return Some(Finish::Loop);
+        }
+        (self.left() == 0).then_some(Finish::Length)
+    }
 }
 
 /// Computes all waiting tokens; the row of the last one in its step, or `None` when the caller ended it.

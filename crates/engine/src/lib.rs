@@ -9,11 +9,13 @@ mod loops;
 pub mod pipeline;
 mod runner;
 mod sequence;
+pub mod speculate;
 
 pub use error::Error;
-pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, score};
+pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, generate_with, score};
 pub use load::Checkpoint;
 pub use loops::LoopDetector;
 pub use pipeline::{Event, LoadOptions, Opened, Options, Pipeline, Quant, Reply, Request};
 pub use runner::{Runner, RunnerConfig, Work};
 pub use sequence::{PlacedImage, Sequence};
+pub use speculate::{DraftModel, Drafter, Speculator};

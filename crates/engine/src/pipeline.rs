@@ -23,6 +23,7 @@ pub use spoken::SpokenToken;
 
 use crate::runner::Runner;
 use crate::sequence::Sequence;
+use crate::speculate::DraftModel;
 use assets::Assets;
 use features::FeatureCache;
 use medgemma_gemma::Config;
@@ -40,6 +41,8 @@ pub struct Pipeline {
     runner: Runner<CpuBackend>,
     sequence: Sequence<CpuBackend>,
     features: FeatureCache<CpuBackend>,
+    /// A smaller model that guesses for this one.
+    draft: Option<DraftModel<CpuBackend>>,
 }
 
 impl Pipeline {
@@ -98,5 +101,8 @@ impl Pipeline {
     pub fn forget(&mut self) {
         self.runner.release(&mut self.sequence);
         self.features.clear();
+        if let Some(draft) = &mut self.draft {
+            draft.forget();
+        }
     }
 }

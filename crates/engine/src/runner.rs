@@ -51,7 +51,8 @@ impl<B: Backend> Runner<B> {
     pub fn new(model: Model<B>, config: RunnerConfig) -> Result<Self, Error> {
         let text = &model.config().text;
         let image = model.config().vision.as_ref().map_or(0, |v| v.tokens_per_image);
-        let rows = config.chunk.max(image).max(1);
+        let outputs = config.outputs.max(1);
+        let rows = config.chunk.max(image).max(outputs);
         let each = config.context.div_ceil(BLOCK);
         // The window and a step's rows; once more a window and a block, for what is kept at the end of the prompt.
         let window = text.window.min(config.context);
@@ -59,7 +60,7 @@ impl<B: Backend> Runner<B> {
         let sequences = config.sequences.max(1);
         let (global_blocks, local_blocks) = (each.saturating_mul(sequences), each_local.saturating_mul(sequences));
         let caches = model.caches(global_blocks, local_blocks, config.cache)?;
-        let workspace = model.workspace(rows, config.outputs.max(1))?;
+        let workspace = model.workspace(rows, outputs)?;
         Ok(Self {
             model,
             config,
@@ -134,11 +135,32 @@ impl<B: Backend> Runner<B> {
     /// Adds a token to be computed next.
     ///
     /// # Panics
-    /// When the model has no such token.
+    /// When the model has no such token, or a draft isn't settled.
     pub fn push(&self, sequence: &mut Sequence<B>, token: u32) {
+        assert_eq!(sequence.drafted, 0, "a draft ends the sequence until it is settled");
+        self.add(sequence, token);
+    }
+
+    /// Adds a token to be computed next that may be taken back: the next of a draft. Until [`Runner::settle`] nothing is
+    /// evicted that the tokens before the draft need.
+    ///
+    /// # Panics
+    /// When the model has no such token.
+    pub fn draft(&self, sequence: &mut Sequence<B>, token: u32) {
+        self.add(sequence, token);
+        sequence.drafted += 1;
+    }
+
+    fn add(&self, sequence: &mut Sequence<B>, token: u32) {
         let vocab = self.model.config().text.vocab;
         assert!((token as usize) < vocab, "token {token} of {vocab}");
         sequence.tokens.push(token);
+    }
+
+    /// Keeps the first `kept` tokens of the sequence's draft and takes back the others, with what was computed of them.
+    pub fn settle(&mut self, sequence: &mut Sequence<B>, kept: usize) {
+        let window = self.model.config().text.window;
+        sequence.settle(kept, window, &mut self.global_pool, &mut self.local_pool);
     }
 
     /// How many waiting tokens of a sequence its next step takes.
@@ -186,6 +208,11 @@ impl<B: Backend> Runner<B> {
     /// When `rows` are more than [`RunnerConfig::outputs`] or `out` is of another size.
     pub fn logits(&mut self, rows: &[u32], out: &mut [f32]) {
         self.model.logits(rows, &mut self.workspace, out);
+    }
+
+    /// Blocks that no sequence holds: of global layers and of local ones.
+    pub fn free_blocks(&self) -> (usize, usize) {
+        (self.global_pool.free(), self.local_pool.free())
     }
 
     /// Gives back all that a sequence holds.

@@ -28,6 +28,8 @@ pub struct Sequence<B: Backend> {
     pub(crate) images: Vec<PlacedImage<B>>,
     /// Tokens whose keys and values are in the cache.
     pub(crate) computed: usize,
+    /// How many of the last tokens are a draft, which [`Sequence::settle`] may take back.
+    pub(crate) drafted: usize,
     /// End of the last prompt: a later prompt may go on from here, so its window is kept.
     pub(crate) anchor: usize,
     pub(crate) global: BlockTable,
@@ -40,6 +42,7 @@ impl<B: Backend> Default for Sequence<B> {
             tokens: Vec::new(),
             images: Vec::new(),
             computed: 0,
+            drafted: 0,
             anchor: 0,
             global: BlockTable::default(),
             local: BlockTable::default(),
@@ -118,16 +121,30 @@ impl<B: Backend> Sequence<B> {
         self.global.truncate(keep, global);
         self.local.truncate(keep, local);
         self.computed = keep;
+        self.drafted = 0;
         self.anchor = tokens.len();
         self.tokens = tokens;
         self.images = images;
         keep
     }
 
+    /// Keeps the first `kept` tokens of the draft and takes back the others, with what was computed of them.
+    pub(crate) fn settle(&mut self, kept: usize, window: usize, global: &mut BlockPool, local: &mut BlockPool) {
+        let rejected = self.drafted.saturating_sub(kept);
+        self.tokens.truncate(self.tokens.len() - rejected);
+        self.drafted = 0;
+        self.computed = self.computed.min(self.tokens.len());
+        self.global.cut(self.computed, global);
+        self.local.cut(self.computed, local);
+        self.evict(window, local);
+    }
+
     /// Gives back local blocks that no later token will look at, keeping the window before the prompt's end.
     pub(crate) fn evict(&mut self, window: usize, pool: &mut BlockPool) {
-        let first_seen = (self.computed + 1).saturating_sub(window);
-        let keep = match self.computed >= self.anchor {
+        // The text may have to go on from before its draft, whose window is kept until it is settled.
+        let firm = self.computed.min(self.tokens.len() - self.drafted);
+        let first_seen = (firm + 1).saturating_sub(window);
+        let keep = match firm >= self.anchor {
             // One block more: a follow-up may branch off just before the end, where its first tokens merge.
             true => (self.anchor + 1).saturating_sub(window + BLOCK)..self.anchor,
             false => 0..0,

@@ -24,6 +24,11 @@ impl Sampling {
     /// The checkpoints' published default.
     pub const PUBLISHED: Self = Self { temperature: 1.0, top_k: 64, top_p: 0.95, min_p: 0.0, seed: 0 };
 
+    /// Whether the most likely token is always taken.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k == 1
+    }
+
     /// Checks the ranges.
     ///
     /// # Errors
@@ -69,7 +74,7 @@ impl Sampler {
     /// Chooses a token. NaN logits are never chosen; if nothing else is there, the answer is token 0.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let s = self.sampling;
-        if s.temperature == 0.0 || s.top_k == 1 {
+        if s.is_greedy() {
             return argmax(logits);
         }
         self.keep_top_k(logits);

@@ -8,11 +8,13 @@ use crate::error::Error;
 use crate::load::Checkpoint;
 use crate::runner::{Runner, RunnerConfig};
 use crate::sequence::Sequence;
+use crate::speculate::{DRAFT_MAX, DraftModel};
 use medgemma_formats::{Folder, Gguf};
 use medgemma_gemma::LoadProgress;
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
-use medgemma_kernels::{CacheType, WeightFormat};
+use medgemma_gemma::text::Tokenizer;
+use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
 use std::path::{Path, PathBuf};
 
 /// How the decoder's weights are held in memory.
@@ -63,8 +65,8 @@ pub struct LoadOptions {
 pub const CHUNK: usize = 512;
 /// More threads than any machine this runs on has.
 const MOST_THREADS: usize = 1024;
-/// Rows that get logits at once: a single sequence needs one, scoring goes faster with some.
-const OUTPUTS: usize = 16;
+/// Rows that get logits at once: a token and those guessed behind it; scoring goes faster with some.
+const OUTPUTS: usize = DRAFT_MAX + 1;
 
 /// A model's files, opened and read but for the weights: enough to say what it is and what it will take.
 pub struct Opened {
@@ -136,12 +138,32 @@ impl Opened {
         self.checkpoint
     }
 
+    /// Whether `draft` can guess tokens for this model: whether its token ids mean the same.
+    ///
+    /// # Errors
+    /// When they don't.
+    pub fn check_draft(&self, draft: &Self) -> Result<(), Error> {
+        check_draft((&self.name, &self.assets.tokenizer), draft)
+    }
+
     /// Packs the weights and makes room for a conversation; `progress` is called as layers are loaded.
     /// [`LoadOptions::mmproj`] means nothing here any more.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape, an option is out of range, or memory runs out.
     pub fn load(self, options: &LoadOptions, progress: impl FnMut(LoadProgress)) -> Result<Pipeline, Error> {
+        let (name, assets, runner) = self.runner(options, OUTPUTS, progress)?;
+        let (sequence, features) = (Sequence::default(), FeatureCache::default());
+        Ok(Pipeline { name, assets, runner, sequence, features, draft: None })
+    }
+
+    /// Packs the weights and makes room for a sequence, with logits for `outputs` rows of a step.
+    fn runner(
+        self,
+        options: &LoadOptions,
+        outputs: usize,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<(String, Assets, Runner<CpuBackend>), Error> {
         let Self { name, checkpoint, assets } = self;
         let longest = checkpoint.config.text.max_position;
         let context = options.context.unwrap_or(longest);
@@ -161,12 +183,31 @@ impl Opened {
             context,
             sequences: 1,
             chunk: options.chunk.unwrap_or(CHUNK).clamp(1, context),
-            outputs: OUTPUTS,
+            outputs,
             cache: options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?,
         };
         let model = checkpoint.load_cpu(format, options.threads, progress)?;
         let runner = Runner::new(model, config)?;
-        Ok(Pipeline { name, assets, runner, sequence: Sequence::default(), features: FeatureCache::default() })
+        Ok((name, assets, runner))
+    }
+}
+
+/// Tokens that one of two vocabularies of the same model family may have more than the other: padding, and the
+/// placeholder of pictures.
+const MOST_PADDING: usize = 128;
+
+/// Whether token ids of the model's vocabulary mean the same in that of `draft`.
+fn check_draft((name, vocabulary): (&str, &Tokenizer), draft: &Opened) -> Result<(), Error> {
+    let theirs = &draft.assets.tokenizer;
+    let (here, there) = (vocabulary.vocab_size(), theirs.vocab_size());
+    let other = |id: &u32| vocabulary.token(*id) != theirs.token(*id);
+    let difference = match here.abs_diff(there) > MOST_PADDING {
+        true => Some(format!("{here} tokens and {there}")),
+        false => (0..here.min(there) as u32).find(other).map(|id| format!("in token {id}")),
+    };
+    match difference {
+        None => Ok(()),
+        Some(difference) => Err(Error::Draft { draft: draft.name.clone(), model: name.to_owned(), difference }),
     }
 }
 
@@ -177,6 +218,27 @@ impl Pipeline {
     /// When the model isn't here, a file is malformed, or memory runs out.
     pub fn load(model: &str) -> Result<Self, Error> {
         Self::load_with(model, &LoadOptions::default(), |_| {})
+    }
+
+    /// Loads a smaller model that guesses tokens for this one (see [`speculate`](crate::speculate)): answers stay the
+    /// same, greedy ones come faster where it guesses well. It takes texts up to its own context, which
+    /// [`LoadOptions::context`] may limit.
+    ///
+    /// # Errors
+    /// When its vocabulary is another one, or as [`Opened::load`].
+    pub fn load_draft(
+        &mut self,
+        draft: Opened,
+        options: &LoadOptions,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<(), Error> {
+        check_draft((&self.name, self.tokenizer()), &draft)?;
+        let longest = draft.checkpoint.config.text.max_position;
+        let context = options.context.unwrap_or(usize::MAX).min(longest).min(self.context());
+        let options = LoadOptions { context: Some(context), ..options.clone() };
+        let (_, _, runner) = draft.runner(&options, 1, progress)?;
+        self.draft = Some(DraftModel::new(runner));
+        Ok(())
     }
 
     /// As [`Pipeline::load`], with options; `progress` is called as layers are loaded.

@@ -34,6 +34,9 @@ pub struct Options {
     pub detect_loops: bool,
     /// Go on when the model ends its turn, until the budget is used up.
     pub ignore_eos: bool,
+    /// Most tokens that are guessed and verified in one step (see [`speculate`](crate::speculate)): the answer doesn't
+    /// depend on it, its speed does. 0 to guess none, 15 at most; as many as pay when `None`. Draws are never guessed.
+    pub draft_max: Option<usize>,
 }
 
 impl Default for Options {
@@ -47,6 +50,7 @@ impl Default for Options {
             pan_and_scan: None,
             detect_loops: true,
             ignore_eos: false,
+            draft_max: None,
         }
     }
 }

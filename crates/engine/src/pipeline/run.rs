@@ -6,6 +6,7 @@ use super::{Options, Pipeline, Request};
 use crate::error::Error;
 use crate::generate::{self, Finish, Generation, Progress, Timings};
 use crate::sequence::PlacedImage;
+use crate::speculate::{DRAFT_MAX, Speculator};
 use medgemma_gemma::image::RgbImage;
 use medgemma_gemma::text::{
     Encoded, ImageLayout, ImageTokens, Message, Part, Prompt, RenderOptions, Role, thinking_system,
@@ -200,6 +201,7 @@ impl Pipeline {
             stop_ids: if options.ignore_eos { Vec::new() } else { self.config().tokens.eos.clone() },
             logprobs: options.logprobs,
             detect_loops: options.detect_loops,
+            draft_max: options.draft_max.unwrap_or(DRAFT_MAX),
         };
         let mut reply = self.speak(&generation, &options.stop, on)?;
         reply.usage = Usage { prompt_tokens, cached_tokens, completion_tokens: reply.timings.generated_tokens };
@@ -217,7 +219,12 @@ impl Pipeline {
                 if speech.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
         };
-        let (finish, timings) = generate::generate(&mut self.runner, &mut self.sequence, generation, &mut step)?;
+        let mut drafter = match &mut self.draft {
+            Some(model) => Speculator::with_model(model),
+            None => Speculator::default(),
+        };
+        let (runner, sequence) = (&mut self.runner, &mut self.sequence);
+        let (finish, timings) = generate::generate_with(runner, sequence, generation, &mut drafter, &mut step)?;
         let finish = if speech.stopped() { Finish::Stop } else { finish };
         let cut_in_thought = speech.in_thought();
         // The listener may have had enough already; there is nothing left to end.

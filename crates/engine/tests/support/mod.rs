@@ -84,7 +84,12 @@ fn pictures(checkpoint: &str, case: &Value, preprocessor: &Preprocessor) -> Vec<
 }
 
 /// Encodes the case's pictures, comparing features where the golden has them.
-fn images(runner: &Runner<CpuBackend>, checkpoint: &str, case: &Value, what: &str) -> Vec<PlacedImage<CpuBackend>> {
+pub(crate) fn images(
+    runner: &Runner<CpuBackend>,
+    checkpoint: &str,
+    case: &Value,
+    what: &str,
+) -> Vec<PlacedImage<CpuBackend>> {
     let Some(positions) = case["image_positions"].as_array().filter(|p| !p.is_empty()) else { return Vec::new() };
     let patch = runner.model().config().vision.as_ref().unwrap().patch;
     let preprocessor = preprocessor(checkpoint, patch);
@@ -125,6 +130,7 @@ pub(crate) fn check(runner: &mut Runner<CpuBackend>, checkpoint: &str, case: &Va
         stop_ids: Vec::new(),
         logprobs: Some(5),
         detect_loops: false,
+        draft_max: 6,
     };
     let mut tokens = Vec::new();
     let mut on = |progress: Progress<'_>| {

@@ -60,5 +60,9 @@ pub(crate) fn speed(reply: &Reply) -> String {
             text.push_str(&format!(" Answer: {count} tokens, {rate:.1} a second."));
         }
     }
+    if timings.drafted_tokens > 0 {
+        let (accepted, drafted) = (timings.accepted_tokens, timings.drafted_tokens);
+        text.push_str(&format!(" Guessed: {drafted} tokens, {accepted} of them right."));
+    }
     text
 }

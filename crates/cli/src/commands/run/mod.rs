@@ -24,12 +24,18 @@ use std::io::IsTerminal;
 
 pub(crate) fn run(args: &args::Run, quiet: bool) -> Result<()> {
     let settings = Settings::new(args)?;
+    if args.speculation.draft.is_some() && !settings.sampling().is_greedy() {
+        bail!(
+            "--draft guesses the likeliest tokens, which a --temperature above 0 doesn't take: leave one of them out"
+        );
+    }
     let ask = ask::read(args)?;
     let pictures = match &ask {
         Ask::Once(turns) => turns.iter().any(Turn::has_picture),
         Ask::Chat => !args.image.is_empty(),
     };
-    let mut pipeline = engine::load(&args.model, &args.load, pictures, quiet)?;
+    let draft = args.speculation.draft.as_deref();
+    let mut pipeline = engine::load_with_draft(&args.model, draft, &args.load, pictures, quiet)?;
     match ask {
         Ask::Chat => chat::chat(&mut pipeline, args, settings, quiet),
         Ask::Once(turns) => once(&mut pipeline, &turns, args, &settings, quiet),

@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) stop: Vec<String>,
     /// Crops of long pictures; None as the checkpoint has it.
     pub(crate) pan_and_scan: Option<bool>,
+    /// Most tokens that are guessed at once.
+    pub(crate) draft_max: usize,
 }
 
 impl Settings {
@@ -43,6 +45,7 @@ impl Settings {
             think: sample.think,
             stop: sample.stop.clone(),
             pan_and_scan: args.pan_and_scan.then_some(true),
+            draft_max: args.speculation.draft_max.into(),
         };
         settings.check()?;
         Ok(settings)
@@ -56,12 +59,13 @@ impl Settings {
             think: self.think,
             stop: self.stop.clone(),
             pan_and_scan: self.pan_and_scan,
+            draft_max: Some(self.draft_max),
             ..Options::default()
         }
     }
 
     /// How tokens are chosen.
-    fn sampling(&self) -> Sampling {
+    pub(crate) fn sampling(&self) -> Sampling {
         let Self { temperature, top_k, top_p, min_p, seed, .. } = *self;
         Sampling { temperature, top_k, top_p, min_p, seed }
     }
@@ -226,6 +230,7 @@ mod tests {
             think: false,
             stop: Vec::new(),
             pan_and_scan: None,
+            draft_max: 15,
         };
         Session::new(settings, None, true, false)
     }
