@@ -151,6 +151,10 @@ pub(crate) struct Load {
     /// A GGUF's image encoder, when it isn't found beside it
     #[arg(long, value_name = "FILE")]
     pub(crate) mmproj: Option<PathBuf>,
+    /// Neither use nor keep packed weights on disk. They are kept in MEDGEMMA_PACK_CACHE (a folder, or `off`), else in
+    /// ~/.cache/medgemma/packed, so that the next start is fast
+    #[arg(long)]
+    pub(crate) no_pack_cache: bool,
 }
 
 /// How an answer is generated.

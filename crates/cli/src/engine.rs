@@ -6,6 +6,7 @@ use crate::conversation::{Turn, for_engine};
 use crate::footprint::{self, USUAL_CONTEXT};
 use crate::interrupt;
 use crate::machine;
+use crate::packed;
 use crate::terminal::{AnswerView, LoadBar, bytes, say_note};
 use anyhow::{Context, Result, anyhow, bail};
 use medgemma_engine::{Checkpoint, Event, LoadOptions, Opened, Options, Pipeline, Reply};
@@ -56,6 +57,7 @@ impl Load {
             context: self.context,
             threads: self.threads,
             mmproj: self.mmproj.clone(),
+            packed: if self.no_pack_cache { None } else { packed::from_env() },
             ..LoadOptions::default()
         })
     }

@@ -9,6 +9,7 @@ mod footprint;
 mod hub;
 mod interrupt;
 mod machine;
+mod packed;
 mod private;
 mod terminal;
 

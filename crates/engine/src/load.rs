@@ -3,7 +3,7 @@
 use crate::error::Error;
 use medgemma_formats::{DType, Folder, Gguf, Safetensors};
 use medgemma_gemma::{Config, LoadProgress, Model, Synthetic, Weights};
-use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
+use medgemma_kernels::{CacheType, CpuBackend, PackCache, WeightFormat};
 use std::path::Path;
 
 /// An opened checkpoint: its configuration and its weights, nothing packed yet.
@@ -91,6 +91,22 @@ impl Checkpoint {
         threads: Option<usize>,
         progress: impl FnMut(LoadProgress),
     ) -> Result<Model<CpuBackend>, Error> {
-        Ok(Model::load(CpuBackend::new(threads), self.config, &self.weights, format, progress)?)
+        self.load_packed(format, threads, None, progress)
+    }
+
+    /// As [`Checkpoint::load_cpu`], with weights that were packed before from `packed`, where they are kept for the next
+    /// time.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_cpu`]. What is wrong with `packed` is none: weights are packed into memory then.
+    pub fn load_packed(
+        self,
+        format: WeightFormat,
+        threads: Option<usize>,
+        packed: Option<PackCache>,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<Model<CpuBackend>, Error> {
+        let backend = CpuBackend::new(threads).keeping(packed);
+        Ok(Model::load(backend, self.config, self.weights, format, progress)?)
     }
 }

@@ -60,6 +60,35 @@ impl Bytes {
         Ok(Self { source: Source::Map(Arc::new(map)), range })
     }
 
+    /// Maps `len` bytes of an open file from `offset` on, read-only, for reading in any order; `path` is for errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file has no such bytes or can't be mapped.
+    pub fn map_part(file: &File, path: &Path, offset: u64, len: usize) -> Result<Self, Error> {
+        let io = |source| Error::io(path, source);
+        let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
+        if end.is_none_or(|end| file.metadata().is_ok_and(|meta| meta.len() < end)) {
+            return Err(io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file is shorter than that")));
+        }
+        if len == 0 {
+            return Ok(Self::from(Vec::new()));
+        }
+        // SAFETY: as in `map`; the range is within the file.
+        let map = unsafe { memmap2::MmapOptions::new().offset(offset).len(len).map(file) }.map_err(io)?;
+        Ok(Self { source: Source::Map(Arc::new(map)), range: 0..len })
+    }
+
+    /// Makes the pages of a mapped file ready to be read, reading them from the disk where they aren't in memory: one
+    /// call instead of a fault at every few pages. Where the system can't, nothing happens.
+    pub fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        if let Source::Map(map) = &self.source
+            && !self.range.is_empty()
+        {
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, self.range.start, self.range.len());
+        }
+    }
+
     /// Bytes embedded in the binary.
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self { source: Source::Static(bytes), range: 0..bytes.len() }
@@ -125,6 +154,19 @@ mod tests {
         part.release();
         assert_eq!(&*part, &content[5_000..90_001]);
         assert_eq!(&*bytes, &content[..]);
+    }
+
+    #[test]
+    fn a_part_is_mapped_where_it_lies() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+        file.write_all(&content).unwrap();
+        let map = |offset, len| Bytes::map_part(file.as_file(), file.path(), offset, len);
+        let part = map(65_536, 100_001).unwrap();
+        part.populate();
+        assert_eq!(&*part, &content[65_536..165_537]);
+        assert!(map(65_536, 0).unwrap().is_empty());
+        assert!(map(65_536, 134_465).is_err() && map(u64::MAX, 2).is_err());
     }
 
     #[test]

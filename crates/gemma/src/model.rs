@@ -9,10 +9,10 @@ mod vision;
 pub use decoder::{Caches, Input, Workspace};
 pub use vision::ImageFeatures;
 
-use crate::{Config, Error, Weights};
+use crate::{Config, Error, VisionConfig, Weights};
 use decoder::Decoder;
-use medgemma_kernels::{Backend, WeightFormat};
-use std::sync::Mutex;
+use medgemma_kernels::{Backend, Part, WeightFormat};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use vision::{Vision, VisionWorkspace};
 
 /// A loaded model.
@@ -20,7 +20,11 @@ pub struct Model<B: Backend> {
     backend: B,
     config: Config,
     decoder: Decoder<B>,
-    vision: Option<Vision<B>>,
+    /// What the image encoder is loaded from and as.
+    weights: Weights,
+    format: WeightFormat,
+    /// The image encoder, loaded at the first image: most conversations have none.
+    vision: OnceLock<Vision<B>>,
     /// The encoder's buffers, made at the first image.
     vision_workspace: Mutex<Option<VisionWorkspace<B>>>,
 }
@@ -46,30 +50,58 @@ fn backend<E: std::error::Error + Send + Sync + 'static>(error: E) -> Error {
 
 impl<B: Backend> Model<B> {
     /// Packs a checkpoint's weights for `backend`; matrices of the decoder are held as `format`, the image encoder as
-    /// stored (its rows aren't whole quantization blocks), unless `format` is F32.
+    /// stored (its rows aren't whole quantization blocks), unless `format` is F32. The image encoder is packed when it
+    /// is first needed, or by [`Model::load_vision`].
     ///
     /// # Errors
     /// When a tensor is missing or of another shape than the configuration says, or memory runs out.
     pub fn load(
         backend: B,
         config: Config,
-        weights: &Weights,
+        weights: Weights,
         format: WeightFormat,
         mut progress: impl FnMut(LoadProgress),
     ) -> Result<Self, Error> {
-        let vision_layers = config.vision.as_ref().map_or(0, |v| v.layers);
-        let total = 1 + config.text.global.len() + vision_layers;
+        let total = 1 + config.text.global.len();
         let mut done = 0;
         let mut step = || {
             done += 1;
             progress(LoadProgress { done, total });
         };
-        let decoder = Decoder::load(&backend, &config.text, weights, format, &mut step)?;
-        let vision = match &config.vision {
-            Some(v) => Some(Vision::load(&backend, v, config.text.hidden, weights, vision_format(format), &mut step)?),
-            None => None,
-        };
-        Ok(Self { backend, config, decoder, vision, vision_workspace: Mutex::new(None) })
+        backend.begin(&Part { name: "decoder", files: &weights.files(false), format });
+        let decoder = Decoder::load(&backend, &config.text, &weights, format, &mut step);
+        backend.finish(decoder.is_ok());
+        let (decoder, vision) = (decoder?, OnceLock::new());
+        Ok(Self { backend, config, decoder, weights, format, vision, vision_workspace: Mutex::new(None) })
+    }
+
+    /// Packs the image encoder's weights now, instead of at the first image.
+    ///
+    /// # Errors
+    /// When the model can't see, a tensor is missing or of another shape, or memory runs out.
+    pub fn load_vision(&self) -> Result<(), Error> {
+        self.seeing(&self.vision_workspace()).map(|_| ())
+    }
+
+    /// The image encoder. Whoever holds the workspace's lock is alone here, so that it is loaded once.
+    fn seeing(
+        &self,
+        _alone: &MutexGuard<'_, Option<VisionWorkspace<B>>>,
+    ) -> Result<(&Vision<B>, &VisionConfig), Error> {
+        let config = self.config.vision.as_ref().ok_or(Error::NoVision)?;
+        if let Some(vision) = self.vision.get() {
+            return Ok((vision, config));
+        }
+        let format = vision_format(self.format);
+        self.backend.begin(&Part { name: "vision", files: &self.weights.files(true), format });
+        let vision = Vision::load(&self.backend, config, self.config.text.hidden, &self.weights, format);
+        self.backend.finish(vision.is_ok());
+        let vision = vision?;
+        Ok((self.vision.get_or_init(|| vision), config))
+    }
+
+    fn vision_workspace(&self) -> MutexGuard<'_, Option<VisionWorkspace<B>>> {
+        self.vision_workspace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The configuration.
@@ -82,9 +114,9 @@ impl<B: Backend> Model<B> {
         &self.backend
     }
 
-    /// Bytes of packed weights.
+    /// Bytes of packed weights; those of the image encoder once it is loaded.
     pub fn weight_bytes(&self) -> usize {
-        self.decoder.weight_bytes(&self.backend) + self.vision.as_ref().map_or(0, |v| v.weight_bytes(&self.backend))
+        self.decoder.weight_bytes(&self.backend) + self.vision.get().map_or(0, |v| v.weight_bytes(&self.backend))
     }
 
     /// Buffers for steps of up to `rows` tokens of which up to `outputs` want logits at once.
@@ -126,16 +158,16 @@ impl<B: Backend> Model<B> {
     /// Encodes one image: `pixels` are its patches `[patches, 3 · patch²]` in raster order, channel-major in a patch.
     ///
     /// # Errors
-    /// When the model can't see, `pixels` has another length, or memory runs out.
+    /// When the model can't see, `pixels` has another length, memory runs out, or, at the first image, one of the
+    /// encoder's tensors is missing or of another shape.
     pub fn encode_image(&self, pixels: &[f32]) -> Result<ImageFeatures<B>, Error> {
-        let (Some(vision), Some(config)) = (&self.vision, &self.config.vision) else {
-            return Err(Error::NoVision);
-        };
+        let mut slot = self.vision_workspace();
+        let config = self.config.vision.as_ref().ok_or(Error::NoVision)?;
         let wanted = config.patches() * 3 * config.patch * config.patch;
         if pixels.len() != wanted {
             return Err(Error::Pixels { found: pixels.len(), wanted });
         }
-        let mut slot = self.vision_workspace.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (vision, config) = self.seeing(&slot)?;
         let workspace = match &mut *slot {
             Some(workspace) => workspace,
             empty => empty.insert(VisionWorkspace::new(&self.backend, config)?),
@@ -145,6 +177,6 @@ impl<B: Backend> Model<B> {
 
     /// Gives back the image encoder's buffers; the next image makes them anew.
     pub fn release_vision_workspace(&self) {
-        *self.vision_workspace.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self.vision_workspace() = None;
     }
 }

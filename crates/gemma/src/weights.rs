@@ -12,6 +12,7 @@ pub use synthetic::Synthetic;
 use crate::Error;
 use medgemma_formats::{DType, Gguf, Safetensors, Tensor};
 use names::Layout;
+use std::path::Path;
 
 /// A checkpoint's tensors, under canonical names.
 pub enum Weights {
@@ -65,6 +66,17 @@ impl Weights {
         match self {
             Self::Safetensors { name, .. } | Self::Gguf { name, .. } => name,
             Self::Synthetic(s) => s.name(),
+        }
+    }
+
+    /// The files that the decoder's tensors (or the image encoder's) come from; none where they don't come from files.
+    pub fn files(&self, vision: bool) -> Vec<&Path> {
+        match self {
+            Self::Safetensors { files, .. } => files.paths().collect(),
+            Self::Gguf { model, mmproj, .. } => {
+                (if vision { mmproj.as_ref() } else { Some(model) }).map(Gguf::path).into_iter().collect()
+            }
+            Self::Synthetic(_) => Vec::new(),
         }
     }
 

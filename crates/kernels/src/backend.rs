@@ -11,6 +11,7 @@
 use medgemma_formats::Tensor;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::path::Path;
 
 /// Tokens in one block of the KV cache, and the tile of keys that attention works through.
 ///
@@ -35,6 +36,17 @@ pub enum WeightFormat {
     Q4,
     /// 4-bit NormalFloat, one scale for each 64 elements.
     Nf4,
+}
+
+/// Weights that are loaded together: the decoder, or the image encoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// `decoder` or `vision`.
+    pub name: &'static str,
+    /// The files that they come from; none where they don't come from files.
+    pub files: &'a [&'a Path],
+    /// How its matrices are held, where they don't call for another format.
+    pub format: WeightFormat,
 }
 
 /// How keys and values are held in the cache.
@@ -105,6 +117,11 @@ pub trait Backend: Send + Sync + 'static {
 
     // Loading.
 
+    /// Says that the weights made until [`Backend::finish`] are a model's part, in the order in which they are always
+    /// made: a backend may keep what it packs for the next time. Without it nothing is kept.
+    fn begin(&self, _part: &Part<'_>) {}
+    /// Ends what [`Backend::begin`] began; `whole` says whether all weights of the part were made.
+    fn finish(&self, _whole: bool) {}
     /// Packs tensors, stacked along their rows and equal in columns, as one weight matrix `[Σ rows, cols]`.
     fn weight(&self, tensors: &[&Tensor], format: WeightFormat) -> Result<Self::Weight, Self::Error>;
     /// As [`Backend::weight`], from values in memory: `values` is `[n, k]`, row after row.

@@ -4,5 +4,5 @@ pub mod backend;
 mod cpu;
 pub mod reference;
 
-pub use backend::{BLOCK, Backend, CacheSpec, CacheType, Rows, Step, WeightFormat};
-pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuVector, CpuWeight, Error, Isa};
+pub use backend::{BLOCK, Backend, CacheSpec, CacheType, Part, Rows, Step, WeightFormat};
+pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuVector, CpuWeight, Error, Isa, PackCache, Packed};

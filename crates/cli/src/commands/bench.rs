@@ -94,7 +94,11 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         None => args.load.weight_format(),
     };
     let cache = checkpoint.cache_type(format)?;
-    let model = checkpoint.load_cpu(format, options.threads, |progress| bar.set(progress.done, progress.total))?;
+    let model = checkpoint
+        .load_packed(format, options.threads, options.packed, |progress| bar.set(progress.done, progress.total))?;
+    if args.image && model.config().vision.is_some() {
+        model.load_vision()?;
+    }
     bar.finish();
     let load_seconds = begun.elapsed().as_secs_f64();
     let (device, weights_bytes) = (model.backend().name(), model.weight_bytes());

@@ -14,7 +14,7 @@ use medgemma_gemma::LoadProgress;
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::Tokenizer;
-use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
+use medgemma_kernels::{CacheType, CpuBackend, PackCache, WeightFormat};
 use std::path::{Path, PathBuf};
 
 /// How the decoder's weights are held in memory.
@@ -59,6 +59,8 @@ pub struct LoadOptions {
     pub chunk: Option<usize>,
     /// How keys and values are held; when `None`, exactly for float weights and in bf16 for quantized ones.
     pub cache: Option<CacheType>,
+    /// Where packed weights are kept, so that the next start finds them; nowhere when `None`.
+    pub packed: Option<PackCache>,
 }
 
 /// Prompt tokens in one step, when nobody says: enough rows for the matrix kernels, few enough for the caches.
@@ -186,7 +188,7 @@ impl Opened {
             outputs,
             cache: options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?,
         };
-        let model = checkpoint.load_cpu(format, options.threads, progress)?;
+        let model = checkpoint.load_packed(format, options.threads, options.packed.clone(), progress)?;
         let runner = Runner::new(model, config)?;
         Ok((name, assets, runner))
     }

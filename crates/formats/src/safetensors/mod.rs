@@ -48,6 +48,11 @@ struct Index {
 }
 
 impl Safetensors {
+    /// The files, in the order of their names.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
+    }
+
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, when there is no such file.
     ///
     /// # Errors

@@ -93,7 +93,6 @@ impl<B: Backend> Vision<B> {
         hidden: usize,
         weights: &Weights,
         format: WeightFormat,
-        step: &mut impl FnMut(),
     ) -> Result<Self, Error> {
         let loader = Loader { b, weights, format };
         let pixels = 3 * c.patch * c.patch;
@@ -106,7 +105,6 @@ impl<B: Backend> Vision<B> {
         let mut layers = Vec::with_capacity(c.layers);
         for index in 0..c.layers {
             layers.push(VisionLayer::load(&loader, c, index)?);
-            step();
         }
         let projection = weights.image_projection(hidden, c.hidden)?;
         Ok(Self {

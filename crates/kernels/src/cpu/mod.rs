@@ -13,14 +13,16 @@ mod memory;
 mod pack;
 mod pool;
 mod simd;
+mod store;
 
 pub use cache::CpuCache;
 pub use error::Error;
 pub use matrix::{CpuMatrix, CpuVector};
 pub use pack::CpuWeight;
 pub use simd::Isa;
+pub use store::{PackCache, Packed};
 
-use crate::backend::{BLOCK, Backend, CacheSpec, Rows, Step, WeightFormat};
+use crate::backend::{BLOCK, Backend, CacheSpec, Part, Rows, Step, WeightFormat};
 use elementwise::{Add, AddRmsNorm, GeGlu, LayerNorm, NormRotate, RmsNorm};
 use matmul::Finish;
 use medgemma_formats::Tensor;
@@ -29,6 +31,7 @@ use pool::Pool;
 use simd::Found;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use store::Store;
 
 /// The host's processor, with a pool of threads.
 ///
@@ -39,6 +42,10 @@ pub struct CpuBackend {
     isa: Found,
     products: Mutex<matmul::Scratch>,
     heads: Mutex<attention::Scratch>,
+    /// Where packed weights are kept on disk, if anywhere.
+    packed: Option<PackCache>,
+    /// The file of the part that is being loaded.
+    store: Mutex<Store>,
 }
 
 /// Elements below which a loop isn't worth waking other threads.
@@ -61,7 +68,16 @@ impl CpuBackend {
             isa: Found::new(isa),
             products: Mutex::new(matmul::Scratch::new()),
             heads: Mutex::new(attention::Scratch::new()),
+            packed: None,
+            store: Mutex::new(Store::Off),
         }
+    }
+
+    /// Keeps packed weights in files of `cache` and finds them there the next time.
+    #[must_use]
+    pub fn keeping(mut self, cache: Option<PackCache>) -> Self {
+        self.packed = cache;
+        self
     }
 
     /// The instructions in use.
@@ -151,12 +167,24 @@ impl Backend for CpuBackend {
         format!("cpu ({}, {threads} thread{})", self.isa().name(), if threads == 1 { "" } else { "s" })
     }
 
+    fn begin(&self, part: &Part<'_>) {
+        let Some(cache) = &self.packed else { return };
+        *lock(&self.store) = cache.begin(part, &format!("{:?}", self.isa));
+    }
+
+    fn finish(&self, whole: bool) {
+        let store = std::mem::replace(&mut *lock(&self.store), Store::Off);
+        if whole && let Some(cache) = &self.packed {
+            cache.finish(store);
+        }
+    }
+
     fn weight(&self, tensors: &[&Tensor], format: WeightFormat) -> Result<CpuWeight, Error> {
-        self.prepared(CpuWeight::from_tensors(&self.pool, tensors, format)?)
+        self.prepared(CpuWeight::from_tensors(&self.pool, &mut lock(&self.store), tensors, format)?)
     }
 
     fn weight_f32(&self, values: &[f32], n: usize, k: usize, format: WeightFormat) -> Result<CpuWeight, Error> {
-        self.prepared(CpuWeight::from_values(&self.pool, values, n, k, format)?)
+        self.prepared(CpuWeight::from_values(&self.pool, &mut lock(&self.store), values, n, k, format)?)
     }
 
     fn weight_bytes(&self, weight: &CpuWeight) -> usize {

@@ -15,10 +15,13 @@ use super::Error;
 use super::memory::{Buffer, Parts};
 use super::pool::Pool;
 use super::simd::LANES;
+use super::store::{Store, WriteError, Writer, tag};
 use crate::backend::WeightFormat;
 pub(crate) use layout::{Bits, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
-use medgemma_formats::{DType, Nf4, Tensor, quantize, quantize_nf4};
+use medgemma_formats::{Bytes, DType, Nf4, Tensor, quantize, quantize_nf4};
 use panel::Row;
+use std::fmt::Write;
+use std::ops::{Deref, Range};
 use std::sync::{Mutex, PoisonError};
 
 /// A packed weight matrix `[n, k]`.
@@ -40,7 +43,25 @@ pub(crate) struct Segment {
     pub(crate) rows: usize,
     pub(crate) layout: Layout,
     panel_bytes: usize,
-    data: Buffer<u8>,
+    data: Data,
+}
+
+/// The memory of packed rows.
+#[derive(Debug)]
+enum Data {
+    Own(Buffer<u8>),
+    /// Of a file that holds what was packed before.
+    Mapped(Bytes),
+}
+
+impl Deref for Data {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(buffer) => buffer,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
 }
 
 impl Segment {
@@ -85,7 +106,12 @@ impl CpuWeight {
     /// Packs the rows of `tensors`, stacked.
     ///
     /// K that a requested format's groups don't divide (NF4: 64, Q8 and Q4: 32) is held as [`WeightFormat::Stored`].
-    pub(crate) fn from_tensors(pool: &Pool, tensors: &[&Tensor], format: WeightFormat) -> Result<Self, Error> {
+    pub(crate) fn from_tensors(
+        pool: &Pool,
+        store: &mut Store,
+        tensors: &[&Tensor],
+        format: WeightFormat,
+    ) -> Result<Self, Error> {
         let k = tensors.first().map_or(0, |t| t.cols());
         let mut parts = Vec::with_capacity(tensors.len());
         for tensor in tensors {
@@ -100,12 +126,13 @@ impl CpuWeight {
             let (layout, via) = plan(tensor.dtype, map, k, format);
             parts.push(Part { source: Source::Tensor(tensor), rows: tensor.rows(), layout, via });
         }
-        Self::pack(pool, &parts, k)
+        Self::pack(pool, store, &parts, k)
     }
 
     /// Packs `values`, `[n, k]`.
     pub(crate) fn from_values(
         pool: &Pool,
+        store: &mut Store,
         values: &[f32],
         n: usize,
         k: usize,
@@ -115,10 +142,10 @@ impl CpuWeight {
             return Err(Error::Shape(format!("{} values for a weight of {n} × {k}", values.len())));
         }
         let (layout, via) = plan(DType::F32, None, k, format);
-        Self::pack(pool, &[Part { source: Source::Values(values), rows: n, layout, via }], k)
+        Self::pack(pool, store, &[Part { source: Source::Values(values), rows: n, layout, via }], k)
     }
 
-    fn pack(pool: &Pool, parts: &[Part<'_>], k: usize) -> Result<Self, Error> {
+    fn pack(pool: &Pool, store: &mut Store, parts: &[Part<'_>], k: usize) -> Result<Self, Error> {
         if k == 0 {
             return Err(Error::Shape("a weight without columns".into()));
         }
@@ -126,7 +153,7 @@ impl CpuWeight {
         let mut n = 0usize;
         for run in parts.chunk_by(|a, b| a.layout == b.layout) {
             let rows = run.iter().try_fold(0usize, |sum, part| sum.checked_add(part.rows)).ok_or(Error::TooLarge)?;
-            segments.push(pack_segment(pool, run, n, rows, k)?);
+            segments.push(pack_segment(pool, store, run, n, rows, k)?);
             n = n.checked_add(rows).ok_or(Error::TooLarge)?;
         }
         Ok(Self { n, k, segments })
@@ -185,35 +212,113 @@ fn quantized(dtype: DType) -> (Layout, Via) {
     (blocks::layout(dtype).map_or(Layout::F32, Layout::Int), Via::Blocks(dtype))
 }
 
-/// Packs parts of one layout, in parallel over panels.
-fn pack_segment(pool: &Pool, parts: &[Part<'_>], first: usize, rows: usize, k: usize) -> Result<Segment, Error> {
+/// Packs parts of one layout, or takes them from the store.
+fn pack_segment(
+    pool: &Pool,
+    store: &mut Store,
+    parts: &[Part<'_>],
+    first: usize,
+    rows: usize,
+    k: usize,
+) -> Result<Segment, Error> {
     let layout = parts[0].layout;
     let panel_bytes = layout.panel_bytes(k)?;
-    let panels = rows.div_ceil(LANES);
-    let mut data = Buffer::in_large_pages(panels.checked_mul(panel_bytes).ok_or(Error::TooLarge)?)?;
-    let failed = Mutex::new(None);
-    let out = Parts::new(&mut data);
-    pool.run(panels, &|panel, _| {
-        let range = panel * LANES..rows.min((panel + 1) * LANES);
-        let held: Result<Vec<Held<'_>>, Error> = range.map(|row| hold(parts, row, k)).collect();
-        match held {
-            Ok(held) => {
-                let rows: Vec<Row<'_>> = held.iter().map(Held::row).collect();
-                // SAFETY: each panel is its own part.
-                let out = unsafe { out.part(panel * panel_bytes..(panel + 1) * panel_bytes) };
-                panel::write(&layout, k, &rows, out);
+    let len = rows.div_ceil(LANES).checked_mul(panel_bytes).ok_or(Error::TooLarge)?;
+    let tag = tag(|to| parts.iter().try_for_each(|part| part.describe(to)));
+    let panels = Panels { parts, layout, panel_bytes, rows, k };
+    let data = match store.take(tag, len) {
+        Some(bytes) => Data::Mapped(bytes),
+        None => {
+            let data = match store.put(tag, len, |file| panels.write(pool, file))? {
+                Some(bytes) => Data::Mapped(bytes),
+                None => Data::Own(panels.in_memory(pool, len)?),
+            };
+            for part in parts {
+                if let Source::Tensor(tensor) = part.source {
+                    tensor.bytes.release();
+                }
             }
-            Err(error) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+            data
         }
-    });
-    for part in parts {
-        if let Source::Tensor(tensor) = part.source {
-            tensor.bytes.release();
-        }
+    };
+    Ok(Segment { first, rows, layout, panel_bytes, data })
+}
+
+impl Part<'_> {
+    /// Writes what decides the packed bytes, but for the values.
+    fn describe(&self, to: &mut String) -> std::fmt::Result {
+        let (name, dtype) = match self.source {
+            Source::Tensor(tensor) => (tensor.name.as_str(), tensor.dtype),
+            Source::Values(_) => ("", DType::F32),
+        };
+        write!(to, "{name:?} {dtype:?} {} {:?} {:?};", self.rows, self.layout, self.via)
     }
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(Segment { first, rows, layout, panel_bytes, data }),
+}
+
+/// What is to be packed as one segment.
+struct Panels<'a> {
+    parts: &'a [Part<'a>],
+    layout: Layout,
+    panel_bytes: usize,
+    rows: usize,
+    k: usize,
+}
+
+/// Bytes that are packed before they are written to a file: they are still in the core's own cache then.
+const WRITE: usize = 512 * 1024;
+
+impl Panels<'_> {
+    /// Packs one panel into zeroed bytes.
+    fn pack(&self, panel: usize, out: &mut [u8]) -> Result<(), Error> {
+        let range = panel * LANES..self.rows.min((panel + 1) * LANES);
+        let held: Vec<Held<'_>> = range.map(|row| hold(self.parts, row, self.k)).collect::<Result<_, _>>()?;
+        let rows: Vec<Row<'_>> = held.iter().map(Held::row).collect();
+        panel::write(&self.layout, self.k, &rows, out);
+        Ok(())
+    }
+
+    /// Runs `body(panels, thread)` in parallel over runs of `each` panels; the first error is returned, if any.
+    fn run<E: Send>(
+        &self,
+        pool: &Pool,
+        each: usize,
+        body: &(dyn Fn(Range<usize>, usize) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        let panels = self.rows.div_ceil(LANES);
+        let failed = Mutex::new(None);
+        pool.run(panels.div_ceil(each), &|task, thread| {
+            if let Err(error) = body(task * each..panels.min((task + 1) * each), thread) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn in_memory(&self, pool: &Pool, len: usize) -> Result<Buffer<u8>, Error> {
+        let mut data = Buffer::in_large_pages(len)?;
+        let out = Parts::new(&mut data);
+        self.run(pool, 1, &|panels, _| {
+            panels.into_iter().try_for_each(|panel| {
+                // SAFETY: each panel is its own part.
+                self.pack(panel, unsafe { out.part(panel * self.panel_bytes..(panel + 1) * self.panel_bytes) })
+            })
+        })?;
+        Ok(data)
+    }
+
+    fn write(&self, pool: &Pool, file: &Writer<'_>) -> Result<(), WriteError> {
+        let each = (WRITE / self.panel_bytes.max(1)).max(1);
+        let buffers: Vec<Mutex<Vec<u8>>> = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        self.run(pool, each, &|panels, thread| {
+            let mut buffer = buffers[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            buffer.clear();
+            buffer.resize(panels.len() * self.panel_bytes, 0);
+            let at = panels.start * self.panel_bytes;
+            for (panel, out) in panels.zip(buffer.chunks_exact_mut(self.panel_bytes.max(1))) {
+                self.pack(panel, out)?;
+            }
+            file.write_at(&buffer, at)
+        })
     }
 }
 

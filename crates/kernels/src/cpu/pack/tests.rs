@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::cpu::testing::{DTYPES, noise, tensor};
-use medgemma_formats::Bytes;
 use std::sync::Arc;
 
 fn pool() -> Pool {
@@ -27,10 +26,10 @@ fn stored_formats_keep_every_value() {
                 continue;
             }
             let tensor = tensor(n as u64, dtype, n, k);
-            let w = CpuWeight::from_tensors(&pool(), &[&tensor], WeightFormat::Stored).unwrap();
+            let w = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&tensor], WeightFormat::Stored).unwrap();
             assert_eq!((w.n(), w.k()), (n, k));
             assert_eq!(rows(&w), tensor.to_f32().unwrap(), "{dtype:?} of {n} × {k}");
-            let f32 = CpuWeight::from_tensors(&pool(), &[&tensor], WeightFormat::F32).unwrap();
+            let f32 = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&tensor], WeightFormat::F32).unwrap();
             assert_eq!(rows(&f32), tensor.to_f32().unwrap());
         }
     }
@@ -41,7 +40,7 @@ fn floats_of_any_width_are_kept() {
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::Nf4] {
         for (n, k) in [(1, 1), (17, 48), (33, 20), (2, 77)] {
             let tensor = tensor(3, dtype, n, k);
-            let w = CpuWeight::from_tensors(&pool(), &[&tensor], WeightFormat::Stored).unwrap();
+            let w = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&tensor], WeightFormat::Stored).unwrap();
             assert_eq!(rows(&w), tensor.to_f32().unwrap(), "{dtype:?} of {n} × {k}");
         }
     }
@@ -65,19 +64,19 @@ fn requested_formats_are_those_of_the_files() {
         (WeightFormat::Q4, &through(DType::Q4_0), 4.5),
         (WeightFormat::Nf4, &nf4, 4.5),
     ] {
-        let w = CpuWeight::from_values(&pool(), &values, n, k, format).unwrap();
+        let w = CpuWeight::from_values(&pool(), &mut Store::Off, &values, n, k, format).unwrap();
         assert_eq!(rows(&w), stored.to_f32().unwrap(), "{format:?}");
         let held = w.bytes() as f64 * 8.0 / (32 * k) as f64;
         assert!((held - bits).abs() < 0.2, "{format:?}: {held} bits");
         // What is in the format already isn't rounded again; what isn't, is.
-        let again = CpuWeight::from_tensors(&pool(), &[stored], format).unwrap();
+        let again = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[stored], format).unwrap();
         assert_eq!(rows(&again), rows(&w));
         let wide = Tensor::from_f32("w", &[n, k], &values).unwrap();
-        let other = CpuWeight::from_tensors(&pool(), &[&wide], format).unwrap();
+        let other = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&wide], format).unwrap();
         assert_eq!(rows(&other), rows(&w));
     }
     // Groups don't divide 48 + 2: held as stored.
-    let odd = CpuWeight::from_values(&pool(), &values[..100], 2, 50, WeightFormat::Q4).unwrap();
+    let odd = CpuWeight::from_values(&pool(), &mut Store::Off, &values[..100], 2, 50, WeightFormat::Q4).unwrap();
     assert_eq!(rows(&odd), &values[..100]);
 }
 
@@ -91,7 +90,7 @@ fn types_may_be_mixed_in_a_stack() {
         tensor(5, DType::Q4K, 18, 256),
     ];
     let stack: Vec<&Tensor> = parts.iter().collect();
-    let w = CpuWeight::from_tensors(&pool(), &stack, WeightFormat::Stored).unwrap();
+    let w = CpuWeight::from_tensors(&pool(), &mut Store::Off, &stack, WeightFormat::Stored).unwrap();
     let all: Vec<f32> = parts.iter().flat_map(|t| t.to_f32().unwrap()).collect();
     assert_eq!(rows(&w), all);
     // Q6_K and Q3_K share a layout.
@@ -101,12 +100,30 @@ fn types_may_be_mixed_in_a_stack() {
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let (a, b) = (tensor(1, DType::F32, 2, 32), tensor(1, DType::F32, 2, 64));
-    let error = CpuWeight::from_tensors(&pool(), &[&a, &b], WeightFormat::Stored).unwrap_err();
+    let error = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&a, &b], WeightFormat::Stored).unwrap_err();
     assert!(error.to_string().contains("64 columns"), "{error}");
-    assert!(CpuWeight::from_values(&pool(), &[0.0; 6], 2, 4, WeightFormat::Stored).is_err());
-    assert!(CpuWeight::from_values(&pool(), &[], usize::MAX, 2, WeightFormat::Stored).is_err());
-    assert!(CpuWeight::from_values(&pool(), &[], 3, 0, WeightFormat::Stored).is_err());
-    assert!(CpuWeight::from_tensors(&pool(), &[], WeightFormat::Stored).is_err());
-    let nan = CpuWeight::from_values(&pool(), &[f32::NAN; 64], 2, 32, WeightFormat::Q8);
+    assert!(CpuWeight::from_values(&pool(), &mut Store::Off, &[0.0; 6], 2, 4, WeightFormat::Stored).is_err());
+    assert!(CpuWeight::from_values(&pool(), &mut Store::Off, &[], usize::MAX, 2, WeightFormat::Stored).is_err());
+    assert!(CpuWeight::from_values(&pool(), &mut Store::Off, &[], 3, 0, WeightFormat::Stored).is_err());
+    assert!(CpuWeight::from_tensors(&pool(), &mut Store::Off, &[], WeightFormat::Stored).is_err());
+    let nan = CpuWeight::from_values(&pool(), &mut Store::Off, &[f32::NAN; 64], 2, 32, WeightFormat::Q8);
     assert!(matches!(nan, Err(Error::Format(_))));
+}
+
+/// Packed weights are kept on disk: whoever changes their bytes raises the version, so that old files aren't used.
+#[cfg(target_endian = "little")]
+#[test]
+fn layouts_are_those_of_the_version() {
+    let tags = DTYPES.into_iter().map(|dtype| {
+        let w = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&tensor(1, dtype, 17, 512)], WeightFormat::Stored);
+        let packed: String =
+            w.unwrap().segments().iter().flat_map(|s| s.data.iter()).map(|b| format!("{b:02x}")).collect();
+        tag(|to| write!(to, "{dtype:?} {packed}"))
+    });
+    let all = tags.fold(0, |all: u64, tag| all.rotate_left(1) ^ tag);
+    assert_eq!(
+        (crate::cpu::store::VERSION, all),
+        (1, 15_675_019_177_859_014_303),
+        "raise VERSION in store/mod.rs, and set this sum"
+    );
 }
