@@ -8,9 +8,11 @@ use crate::args::Quant;
 use crate::catalog::{PRECISIONS, Variant, usable};
 use crate::hub;
 use crate::machine::{self, Memory};
+use crate::packed;
 use crate::terminal::{Table, bytes, to_stderr, width, wrap};
 use anyhow::{Result, bail};
 use medgemma_gemma::locate::Cache;
+use medgemma_kernels::PackCache;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,6 +29,8 @@ struct Report {
     memory_bytes_per_second: u64,
     gpu: Gpu,
     cache: CacheReport,
+    /// Packed weights; none when they aren't kept.
+    packed: Option<PackedReport>,
     /// Where the token was found; never the token.
     token: Option<String>,
     offline: bool,
@@ -59,6 +63,15 @@ struct CacheReport {
     free_bytes: Option<u64>,
 }
 
+#[derive(Serialize)]
+struct PackedReport {
+    path: PathBuf,
+    files: usize,
+    bytes: u64,
+    /// Bytes of files whose checkpoint is gone or has changed.
+    stale_bytes: u64,
+}
+
 pub(crate) fn run(args: &args::Doctor, quiet: bool) -> Result<()> {
     if !quiet && !args.json {
         to_stderr("Looking at this machine…\n");
@@ -72,6 +85,7 @@ pub(crate) fn run(args: &args::Doctor, quiet: bool) -> Result<()> {
         memory_bytes_per_second: read_speed(machine::threads()),
         gpu: gpu(),
         cache: cache(&Cache::from_env()),
+        packed: packed::from_env().map(|cache| packed(&cache)),
         token: hub::find_token(None, |name| std::env::var_os(name)).map(|(_, source)| source.to_string()),
         offline: hub::offline(),
         self_test: match selftest::run() {
@@ -160,6 +174,17 @@ fn cache(cache: &Cache) -> CacheReport {
     }
 }
 
+fn packed(cache: &PackCache) -> PackedReport {
+    let files = cache.list();
+    let stale = files.iter().filter(|file| file.files.is_empty());
+    PackedReport {
+        path: cache.folder().to_owned(),
+        files: files.len(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        stale_bytes: stale.map(|file| file.bytes).sum(),
+    }
+}
+
 /// Whether a file can be made in the folder, or in the nearest one above that exists.
 fn is_writable(folder: &Path) -> bool {
     let Some(folder) = folder.ancestors().find(|folder| folder.is_dir()) else { return false };
@@ -238,6 +263,17 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
     let free = cache.free_bytes.map_or_else(String::new, |free| format!(", {} free", bytes(free)));
     let models = if cache.models == 1 { "1 model".to_owned() } else { format!("{} models", cache.models) };
     rows.push(("", format!("{models}, {}{free}", bytes(cache.bytes))));
+    match &report.packed {
+        None => rows.push(("Packed", "not kept".into())),
+        Some(packed) => {
+            let stale = match packed.stale_bytes {
+                0 => String::new(),
+                stale => format!(" ({} of it of no use)", bytes(stale)),
+            };
+            let held = format!("{}{stale}; delete the folder to free it", bytes(packed.bytes));
+            rows.push(("Packed", format!("{}: {held}", packed.path.display())));
+        }
+    }
     rows.push(("Token", report.token.as_ref().map_or_else(|| "none".to_owned(), |source| format!("from {source}"))));
     rows.push((
         "Network",

@@ -7,7 +7,15 @@ use std::process::{Command, Output, Stdio};
 /// The program with an empty home, so that nothing of the user's is read or written.
 pub(crate) fn medgemma(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_medgemma"));
-    for name in ["HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"] {
+    for name in [
+        "HF_TOKEN",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_ENDPOINT",
+        "HF_HUB_OFFLINE",
+        "XDG_CACHE_HOME",
+        "MEDGEMMA_PACK_CACHE",
+    ] {
         command.env_remove(name);
     }
     command.env("HOME", home).stdin(Stdio::null());
