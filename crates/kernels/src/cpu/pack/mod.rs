@@ -21,7 +21,7 @@ pub(crate) use layout::{Bits, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD,
 use medgemma_formats::{Bytes, DType, Nf4, Tensor, quantize, quantize_nf4};
 use panel::Row;
 use std::fmt::Write;
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
 /// A packed weight matrix `[n, k]`.
@@ -229,7 +229,7 @@ fn pack_segment(
     let data = match store.take(tag, len) {
         Some(bytes) => Data::Mapped(bytes),
         None => {
-            let data = match store.put(tag, len, |file| panels.write(pool, file))? {
+            let data = match store.put(tag, len, |file| panels.write(pool, file, len))? {
                 Some(bytes) => Data::Mapped(bytes),
                 None => Data::Own(panels.in_memory(pool, len)?),
             };
@@ -264,8 +264,8 @@ struct Panels<'a> {
     k: usize,
 }
 
-/// Bytes that are packed before they are written to a file: they are still in the core's own cache then.
-const WRITE: usize = 512 * 1024;
+/// Bytes that are packed before they are written to a file: a large page.
+const PIECE: usize = 2 << 20;
 
 impl Panels<'_> {
     /// Packs one panel into zeroed bytes.
@@ -277,48 +277,44 @@ impl Panels<'_> {
         Ok(())
     }
 
-    /// Runs `body(panels, thread)` in parallel over runs of `each` panels; the first error is returned, if any.
-    fn run<E: Send>(
-        &self,
-        pool: &Pool,
-        each: usize,
-        body: &(dyn Fn(Range<usize>, usize) -> Result<(), E> + Sync),
-    ) -> Result<(), E> {
-        let panels = self.rows.div_ceil(LANES);
+    fn in_memory(&self, pool: &Pool, len: usize) -> Result<Buffer<u8>, Error> {
+        let mut data = Buffer::in_large_pages(len)?;
+        let out = Parts::new(&mut data);
         let failed = Mutex::new(None);
-        pool.run(panels.div_ceil(each), &|task, thread| {
-            if let Err(error) = body(task * each..panels.min((task + 1) * each), thread) {
+        pool.run(self.rows.div_ceil(LANES), &|panel, _| {
+            // SAFETY: each panel is its own part.
+            let out = unsafe { out.part(panel * self.panel_bytes..(panel + 1) * self.panel_bytes) };
+            if let Err(error) = self.pack(panel, out) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(data), Err)
+    }
+
+    /// Packs into a file, in pieces that begin where a large page would: the system can then hold and map them as such.
+    /// Panels that reach over a border are packed for both sides.
+    fn write(&self, pool: &Pool, file: &Writer<'_>, len: usize) -> Result<(), WriteError> {
+        let buffers: Vec<Mutex<Vec<u8>>> = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        let before = file.within(PIECE);
+        let failed = Mutex::new(None);
+        pool.run((before + len).div_ceil(PIECE), &|piece, thread| {
+            let bytes = (piece * PIECE).saturating_sub(before)..((piece + 1) * PIECE - before).min(len);
+            let panels = bytes.start / self.panel_bytes..bytes.end.div_ceil(self.panel_bytes);
+            let first = panels.start * self.panel_bytes;
+            let mut buffer = buffers[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            buffer.clear();
+            buffer.resize(panels.len() * self.panel_bytes, 0);
+            let packed: Result<(), Error> = panels
+                .zip(buffer.chunks_exact_mut(self.panel_bytes))
+                .try_for_each(|(panel, out)| self.pack(panel, out));
+            let written = packed
+                .map_err(WriteError::from)
+                .and_then(|()| file.write_at(&buffer[bytes.start - first..bytes.end - first], bytes.start));
+            if let Err(error) = written {
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
-    }
-
-    fn in_memory(&self, pool: &Pool, len: usize) -> Result<Buffer<u8>, Error> {
-        let mut data = Buffer::in_large_pages(len)?;
-        let out = Parts::new(&mut data);
-        self.run(pool, 1, &|panels, _| {
-            panels.into_iter().try_for_each(|panel| {
-                // SAFETY: each panel is its own part.
-                self.pack(panel, unsafe { out.part(panel * self.panel_bytes..(panel + 1) * self.panel_bytes) })
-            })
-        })?;
-        Ok(data)
-    }
-
-    fn write(&self, pool: &Pool, file: &Writer<'_>) -> Result<(), WriteError> {
-        let each = (WRITE / self.panel_bytes.max(1)).max(1);
-        let buffers: Vec<Mutex<Vec<u8>>> = (0..pool.threads()).map(|_| Mutex::default()).collect();
-        self.run(pool, each, &|panels, thread| {
-            let mut buffer = buffers[thread].lock().unwrap_or_else(PoisonError::into_inner);
-            buffer.clear();
-            buffer.resize(panels.len() * self.panel_bytes, 0);
-            let at = panels.start * self.panel_bytes;
-            for (panel, out) in panels.zip(buffer.chunks_exact_mut(self.panel_bytes.max(1))) {
-                self.pack(panel, out)?;
-            }
-            file.write_at(&buffer, at)
-        })
     }
 }
 

@@ -337,6 +337,11 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Bytes of the file between the last multiple of `size` and the segment.
+    pub(crate) fn within(&self, size: usize) -> usize {
+        (self.offset % size as u64) as usize
+    }
+
     /// Writes bytes of the segment from `at` on.
     pub(crate) fn write_at(&self, bytes: &[u8], at: usize) -> Result<(), WriteError> {
         Ok(write_all_at(self.file, bytes, self.offset + at as u64)?)

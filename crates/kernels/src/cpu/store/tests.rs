@@ -93,6 +93,16 @@ fn the_second_load_maps_what_the_first_one_packed() {
     }
 }
 
+/// Pieces in which a file is written end in the middle of panels.
+#[test]
+fn a_weight_of_several_pieces_is_whole() {
+    let mut bench = Bench::new();
+    bench.tensors.push(tensor(9, DType::Q8_0, 1100, 5120));
+    let cache = bench.cache();
+    assert!(!bench.check(&cache, WeightFormat::Stored));
+    assert!(bench.check(&cache, WeightFormat::Stored));
+}
+
 #[test]
 fn a_damaged_file_is_made_anew() {
     let bench = Bench::new();
