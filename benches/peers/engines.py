@@ -26,6 +26,7 @@ LLAMA_SETTINGS = {
     ("prefill-2048", "q4_k_m"): ["-repack", 0],
     ("prefill-512-at-16k", "q4_k_m"): ["-repack", 0],
     ("start", "q4_0"): ["-repack", 0],
+    ("first-start", "q4_0"): ["-repack", 0],
 }
 
 
@@ -43,6 +44,8 @@ class Bench:
     python: Path = field(init=False)
 
     def __post_init__(self):
+        # What medgemma keeps of packed weights goes with the rest.
+        os.environ["MEDGEMMA_PACK_CACHE"] = str(self.cache / "packed")
         self.python = self.cache / "venv" / "bin" / "python"
 
     def run(self, *command, **options) -> str:
@@ -76,7 +79,9 @@ class Bench:
 
 
 class Medgemma:
-    key = "medgemma"
+    def __init__(self, settings: str = ""):
+        self.key = "medgemma" + (f":{settings}" if settings else "")
+        self.settings = settings.split()
 
     def install(self, bench: Bench) -> None:
         if bench.medgemma == BUILT:
@@ -94,10 +99,11 @@ class Medgemma:
         file = path(model, ROOT, bench.cache)
         if work.kind == "start":
             ask = ["run", file, question(work), "--max-tokens", 1, "--plain", "--threads", bench.threads]
-            return [bench.medgemma, "--quiet", *ask]
+            return [bench.medgemma, "--quiet", *ask, *work.ours, *self.settings]
         sizes = ["-p", work.prompt, "-n", work.generate, "-d", work.depth, "--batch", work.batch]
         image = ["--image", "--mmproj", bench.cache / MMPROJ] if work.kind == "image" else []
-        return [bench.medgemma, "--quiet", "bench", file, *sizes, *image, "--threads", bench.threads, "--turns"]
+        threads = ["--threads", bench.threads]
+        return [bench.medgemma, "--quiet", "bench", file, *sizes, *image, *threads, "--turns", *self.settings]
 
 
 class Llama:
@@ -151,11 +157,11 @@ class InPython:
 
 
 def engine(spec: str):
-    """By its name; `llama.cpp:-fa 0 …` is llama.cpp with other settings."""
+    """By its name; `llama.cpp:-fa 0` or `medgemma:--no-pack-cache` is one with other settings."""
     name, _, settings = spec.partition(":")
     match name:
         case "medgemma":
-            return Medgemma()
+            return Medgemma(settings)
         case "llama.cpp":
             return Llama(settings)
         case "mistral.rs":

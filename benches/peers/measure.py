@@ -4,7 +4,7 @@
     python3 benches/peers/measure.py --quick                      a first look: one file, two rounds
     python3 benches/peers/measure.py                              everything: over an hour; nothing else should run
     python3 benches/peers/measure.py --only decode --model q4_0   parts of it; the results of other parts are kept
-    python3 benches/peers/measure.py --engines medgemma,llama.cpp,"llama.cpp:-fa 0"     other settings of llama.cpp
+    python3 benches/peers/measure.py --engines medgemma,llama.cpp,"llama.cpp:-fa 0"     other settings of an engine
 
 It installs the peers from the Python package index (llama.cpp is compiled for this machine), writes models of the true
 shape with random weights (10 GB; 16 GB more for the 27B) and keeps all of it in target/bench. Besides what building
@@ -63,12 +63,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", **names, help=f"models: {', '.join(MODELS)}")
     parser.add_argument("--engines", **names, help=f"the default is {ENGINES}")
     parser.add_argument("--rounds", type=int, help="turns of each engine (5)")
-    parser.add_argument("--quick", action="store_true", help="prefill and decode of the 4B Q4_0, llama.cpp alone, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="prefill and decode of 4B Q4_0, 2 rounds")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every engine (all cores)")
     parser.add_argument("--cache", type=Path, default=ROOT / "target" / "bench", help="for models and peers")
     parser.add_argument("--medgemma", type=Path, default=BUILT, help="the program; else it is built")
     parser.add_argument("--out", type=Path, help="the results (benches/results/MACHINE-peers.json)")
-    parser.add_argument("--lock", type=Path, help="hold flock(2) on this file in each round, and let it go between rounds")
+    parser.add_argument("--lock", type=Path, help="a file to hold flock(2) on in each round")
     args = parser.parse_args()
     quick = {"only": ["prefill-512", "decode"], "model": ["q4_0"], "engines": ["medgemma", "llama.cpp"], "rounds": 2}
     full = {"only": list(WORKS), "model": list(MODELS), "engines": ENGINES.split(","), "rounds": 5}
@@ -162,7 +162,7 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
 
 
 def turns(commands: dict, rounds: int, lock: Path | None, look) -> dict:
-    """Every engine's process waits while another's runs; each is started and reads what stands before the prompt once."""
+    """Every engine's process waits while another's runs; each starts, and reads what stands before the prompt, once."""
     processes, runs = {}, {}
     try:
         for key, command in commands.items():

@@ -1,7 +1,7 @@
 """Times transformers by turns: see engines.py for the protocol. MODEL.gguf PROMPT GENERATE THREADS
 
-It doesn't compute in GGUF's types: the model of the file's shape is made with random weights in bfloat16, its fastest type
-on a processor.
+It doesn't compute in GGUF's types: the model of the file's shape is made with random weights in bfloat16, its fastest
+type on a processor.
 """
 
 import json

@@ -27,6 +27,7 @@ NAMES = {
     "batch-8": "decode, 8 together",
     "image": "one image, 896×896",
     "start": "process start to first token, prompt of 32",
+    "first-start": "the same, nothing kept of an earlier start",
     "27b-prefill": "prefill 512",
     "27b-decode": "decode 32",
 }
@@ -138,8 +139,8 @@ def markdown(rows: list) -> str:
 
 
 def draw(results: dict, out: Path) -> None:
-    """Each work where its operations a byte put it, as high as the operations a second that each engine reached, below
-    the highest peaks that were measured."""
+    """Each work where its operations a byte put it, as high as the operations a second that each engine reached, below the
+    highest peaks that were measured."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -43,6 +43,7 @@ class Work:
     kind: str = "turns"  # or "image", or "start": a process from its start to its end, with one token
     apart: bool = False  # the engines' models don't fit into memory together
     goal: float | None = None  # of the ratio to llama.cpp
+    ours: tuple = ()  # arguments for medgemma
     peers: bool = False  # whether the engines in Python are measured, too
 
     @property
@@ -65,6 +66,7 @@ WORKS = {
         Work("batch-8", FOUR_B, generate=32, batch=8, goal=1.5),
         Work("image", ("q4_0",), kind="image", goal=3.0),
         Work("start", ("q4_0",), prompt=32, kind="start", goal=2.0),
+        Work("first-start", ("q4_0",), prompt=32, kind="start", ours=("--no-pack-cache",)),
         Work("27b-prefill", ("27b",), prompt=512, apart=True),
         Work("27b-decode", ("27b",), generate=32, apart=True),
     ]
