@@ -71,14 +71,7 @@ impl Checkpoint {
     /// # Errors
     /// When the first layer's tensors are broken.
     pub fn cache_type(&self, format: WeightFormat) -> Result<CacheType, Error> {
-        let exact = match format {
-            WeightFormat::Stored => {
-                matches!(self.weights.stored_as()?, Some(DType::F32 | DType::F16 | DType::BF16))
-            }
-            WeightFormat::F32 | WeightFormat::BF16 => true,
-            WeightFormat::Q8 | WeightFormat::Q4 | WeightFormat::Nf4 => false,
-        };
-        Ok(if exact { CacheType::F32 } else { CacheType::BF16 })
+        Ok(if self.weights.exact(format)? { CacheType::F32 } else { CacheType::BF16 })
     }
 
     /// Packs the weights for the host's processor.

@@ -12,7 +12,7 @@ use medgemma_engine::{
 use medgemma_gemma::sampler::Sampling;
 use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
 use std::ops::ControlFlow;
-use support::{cases, images, open};
+use support::{ROUNDED, cases, images, open};
 
 const GREEDY: Generation = Generation {
     max_tokens: 150,
@@ -158,7 +158,7 @@ fn goldens_with_their_pictures_whatever_is_guessed() {
     for name in ["tiny-text", "tiny-mm", "tiny-mm16"] {
         let mut runner = runner(name, 2048, 16);
         for (seed, case) in (0..).zip(cases(name)) {
-            let images = images(&runner, name, &case, name);
+            let images = images(&runner, name, &case, ROUNDED, name);
             let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
             let (prompt, greedy) = (ids("input_ids"), ids("greedy"));
             let options = Generation { max_tokens: greedy.len(), ..GREEDY };

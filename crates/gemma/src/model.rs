@@ -38,9 +38,14 @@ pub struct LoadProgress {
     pub total: usize,
 }
 
-/// How the image encoder is held: as stored, for its rows aren't whole blocks; decoded only where all is to be exact.
-fn vision_format(format: WeightFormat) -> WeightFormat {
-    if format == WeightFormat::F32 { WeightFormat::F32 } else { WeightFormat::Stored }
+/// How the image encoder is held: as stored, for its rows aren't whole blocks, and decoded only where `format` says so.
+/// Beside a quantized decoder it is multiplied in bf16 where it is stored in 16 bits.
+fn vision_format(weights: &Weights, format: WeightFormat) -> Result<WeightFormat, Error> {
+    Ok(match format {
+        WeightFormat::F32 => WeightFormat::F32,
+        _ if weights.exact(format)? => WeightFormat::Stored,
+        _ => WeightFormat::BF16Products,
+    })
 }
 
 /// Turns a backend's error into this crate's.
@@ -92,7 +97,7 @@ impl<B: Backend> Model<B> {
         if let Some(vision) = self.vision.get() {
             return Ok((vision, config));
         }
-        let format = vision_format(self.format);
+        let format = vision_format(&self.weights, self.format)?;
         self.backend.begin(&Part { name: "vision", files: &self.weights.files(true), format });
         let vision = Vision::load(&self.backend, config, self.config.text.hidden, &self.weights, format);
         self.backend.finish(vision.is_ok());
@@ -170,7 +175,7 @@ impl<B: Backend> Model<B> {
         let (vision, config) = self.seeing(&slot)?;
         let workspace = match &mut *slot {
             Some(workspace) => workspace,
-            empty => empty.insert(VisionWorkspace::new(&self.backend, config)?),
+            empty => empty.insert(VisionWorkspace::new(&self.backend, config, vision)?),
         };
         vision.encode(&self.backend, config, self.config.text.hidden, pixels, workspace)
     }

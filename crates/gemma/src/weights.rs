@@ -11,6 +11,7 @@ pub use synthetic::Synthetic;
 
 use crate::Error;
 use medgemma_formats::{DType, Gguf, Safetensors, Tensor};
+use medgemma_kernels::WeightFormat;
 use names::Layout;
 use std::path::Path;
 
@@ -190,6 +191,19 @@ impl Weights {
     /// When the first layer's tensors are broken.
     pub fn stored_as(&self) -> Result<Option<DType>, Error> {
         Ok(self.find("blk.0.ffn_up.weight", &[])?.1.map(|t| t.dtype))
+    }
+
+    /// Whether matrices held as `format` keep the decoder exact: what stands beside quantized ones may be rounded to
+    /// bf16, for they lose more than that.
+    ///
+    /// # Errors
+    /// As [`Weights::stored_as`].
+    pub fn exact(&self, format: WeightFormat) -> Result<bool, Error> {
+        Ok(match format {
+            WeightFormat::Stored => matches!(self.stored_as()?, Some(DType::F32 | DType::F16 | DType::BF16)),
+            WeightFormat::F32 | WeightFormat::BF16 => true,
+            WeightFormat::BF16Products | WeightFormat::Q8 | WeightFormat::Q4 | WeightFormat::Nf4 => false,
+        })
     }
 
     /// The element type most of the image encoder's weights are stored in; `None` without an encoder.

@@ -2,7 +2,7 @@
 //! machine.
 //!
 //! ```sh
-//! cargo run --release -p medgemma-kernels --example attention_bench [threads]
+//! cargo run --release -p medgemma-kernels --example attention_bench [threads [shape]]
 //! ```
 
 use medgemma_kernels::{BLOCK, Backend, CacheSpec, CacheType, CpuBackend, Rows, Step};
@@ -18,11 +18,15 @@ const SHAPES: [(&str, usize, usize, usize, usize, usize, bool); 4] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let threads = std::env::args().nth(1).map(|n| n.parse()).transpose()?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let threads = args.first().map(|n| n.parse()).transpose()?;
     let backend = CpuBackend::new(threads);
     println!("{}", backend.name());
     for (name, heads, kv_heads, head_dim, rows, keys, image) in SHAPES {
-        for dtype in [CacheType::F32, CacheType::BF16] {
+        if args.get(1).is_some_and(|shape| !name.starts_with(shape)) {
+            continue;
+        }
+        for dtype in [CacheType::F32, CacheType::BF16, CacheType::BF16Products] {
             let blocks = keys.div_ceil(BLOCK);
             let cache = backend.cache(CacheSpec { layers: 1, blocks, kv_heads, head_dim, dtype })?;
             let first = (keys - rows) as u32;

@@ -30,6 +30,10 @@ pub enum WeightFormat {
     F32,
     /// bf16 values with f32 activations: exact when the file holds bf16.
     BF16,
+    /// As [`WeightFormat::Stored`], but f16 and bf16 weights are multiplied in bf16, activations rounded to it, where the
+    /// device is faster that way: as the reference does when it runs in bf16. Values of f16 are rounded to bf16; those
+    /// that were converted from bf16 stay exact.
+    BF16Products,
     /// 8 bits, one scale for each 32 elements of a row (Q8_0).
     Q8,
     /// 4 bits, one scale for each 32 elements of a row (Q4_0).
@@ -57,6 +61,9 @@ pub enum CacheType {
     F32,
     /// Half the memory, rounded to bf16.
     BF16,
+    /// Rounded to bf16, and multiplied in it where the device is faster that way: then queries and the softmax's weights
+    /// are rounded, too.
+    BF16Products,
 }
 
 /// The shape of a KV cache pool: every block holds [`BLOCK`] tokens of all its layers.

@@ -45,10 +45,10 @@ fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
-fn close(found: &[f32], wanted: &[f32], what: &str) {
+fn close(found: &[f32], wanted: &[f32], tolerance: f32, what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}");
     for (i, (f, w)) in found.iter().zip(wanted).enumerate() {
-        assert!((f - w).abs() <= TOLERANCE, "{what}, entry {i}: {f} where the reference has {w}");
+        assert!((f - w).abs() <= tolerance, "{what}, entry {i}: {f} where the reference has {w}");
     }
 }
 
@@ -83,11 +83,15 @@ fn pictures(checkpoint: &str, case: &Value, preprocessor: &Preprocessor) -> Vec<
     pictures
 }
 
+/// Beside a quantized decoder an encoder of 16 bits is multiplied in bf16: features are of the order of 1 here.
+pub(crate) const ROUNDED: f32 = 0.05;
+
 /// Encodes the case's pictures, comparing features where the golden has them.
 pub(crate) fn images(
     runner: &Runner<CpuBackend>,
     checkpoint: &str,
     case: &Value,
+    tolerance: f32,
     what: &str,
 ) -> Vec<PlacedImage<CpuBackend>> {
     let Some(positions) = case["image_positions"].as_array().filter(|p| !p.is_empty()) else { return Vec::new() };
@@ -103,8 +107,8 @@ pub(crate) fn images(
         let (start, len) = (position[0].as_u64().unwrap() as usize, position[1].as_u64().unwrap() as usize);
         let mut values = vec![0.0; len * hidden];
         features.download(runner.model().backend(), &mut values);
-        close(&values[..hidden], &first, &format!("{what}: first feature of image {i}"));
-        close(&values[(len - 1) * hidden..], &last, &format!("{what}: last feature of image {i}"));
+        close(&values[..hidden], &first, tolerance, &format!("{what}: first feature of image {i}"));
+        close(&values[(len - 1) * hidden..], &last, tolerance, &format!("{what}: last feature of image {i}"));
         PlacedImage { positions: start..start + len, features, digest: [i as u8; 32] }
     });
     placed.collect()
@@ -115,12 +119,12 @@ pub(crate) fn images(
 pub(crate) fn check(runner: &mut Runner<CpuBackend>, checkpoint: &str, case: &Value, context: &str) {
     let what = format!("{checkpoint} {context}, case {}", case["name"]);
     let prompt = ids(&case["input_ids"]);
-    let images = images(runner, checkpoint, case, &what);
+    let images = images(runner, checkpoint, case, TOLERANCE, &what);
     let mut sequence = Sequence::default();
     runner.start(&mut sequence, prompt.clone(), images.clone()).unwrap();
     let scores = score(runner, &mut sequence, 0, &mut |_| ControlFlow::Continue(())).unwrap();
     let found: Vec<f32> = scores.iter().map(|s| s.logprob.unwrap()).collect();
-    close(&found, &numbers(&case["prompt_logprobs"]), &format!("{what}: prompt"));
+    close(&found, &numbers(&case["prompt_logprobs"]), TOLERANCE, &format!("{what}: prompt"));
     runner.release(&mut sequence);
     runner.start(&mut sequence, prompt, images).unwrap();
     let greedy = ids(&case["greedy"]);
@@ -143,7 +147,7 @@ pub(crate) fn check(runner: &mut Runner<CpuBackend>, checkpoint: &str, case: &Va
     assert_eq!(finish, Finish::Length);
     assert_eq!(tokens.iter().map(|t| t.id).collect::<Vec<_>>(), greedy, "{what}: greedy tokens");
     let found: Vec<f32> = tokens.iter().map(|t| t.logprob.unwrap()).collect();
-    close(&found, &numbers(&case["logprobs"]), &format!("{what}: generated"));
+    close(&found, &numbers(&case["logprobs"]), TOLERANCE, &format!("{what}: generated"));
     runner.release(&mut sequence);
 }
 
@@ -156,7 +160,7 @@ pub(crate) fn cases(name: &str) -> Vec<Value> {
 pub(crate) fn distance(runner: &mut Runner<CpuBackend>, name: &str) -> (f32, f32) {
     let (mut sum, mut count, mut most) = (0.0, 0, 0f32);
     for case in cases(name) {
-        let images = images(runner, name, &case, name);
+        let images = images(runner, name, &case, ROUNDED, name);
         let mut sequence = Sequence::default();
         runner.start(&mut sequence, ids(&case["input_ids"]), images).unwrap();
         let scores = score(runner, &mut sequence, 0, &mut |_| ControlFlow::Continue(())).unwrap();

@@ -2,7 +2,7 @@
 
 use super::backend;
 use crate::{Error, VisionConfig, Weights};
-use medgemma_formats::Tensor;
+use medgemma_formats::{DType, Tensor};
 use medgemma_kernels::{BLOCK, Backend, CacheSpec, CacheType, Rows, Step, WeightFormat};
 
 /// One image as the decoder sees it: `[tokens per image, hidden]`, not scaled as token embeddings are.
@@ -27,6 +27,8 @@ pub(super) struct Vision<B: Backend> {
     projector_norm: B::Vector,
     /// `[h, v]`.
     projection: B::Weight,
+    /// How attention is computed.
+    cache: CacheType,
 }
 
 struct VisionLayer<B: Backend> {
@@ -107,6 +109,9 @@ impl<B: Backend> Vision<B> {
             layers.push(VisionLayer::load(&loader, c, index)?);
         }
         let projection = weights.image_projection(hidden, c.hidden)?;
+        // An encoder that is not stored in 16 bits keeps its attention exact.
+        let stored = weights.tensor("v.blk.0.attn_q.weight", &[c.hidden, c.hidden])?.dtype;
+        let rounded = format == WeightFormat::BF16Products && matches!(stored, DType::F16 | DType::BF16);
         Ok(Self {
             patch: b.weight(&[&patch], format).map_err(backend)?,
             patch_bias: loader.vector("v.patch_embd.bias", c.hidden)?,
@@ -115,6 +120,7 @@ impl<B: Backend> Vision<B> {
             post_norm: loader.norm("v.post_ln", c.hidden)?,
             projector_norm: b.vector(&weights.rms_norm("mm.soft_emb_norm.weight", c.hidden)?).map_err(backend)?,
             projection: b.weight_f32(&projection, hidden, c.hidden, WeightFormat::F32).map_err(backend)?,
+            cache: if rounded { CacheType::BF16Products } else { CacheType::F32 },
         })
     }
 
@@ -179,12 +185,13 @@ impl<B: Backend> VisionLayer<B> {
 }
 
 impl<B: Backend> VisionWorkspace<B> {
-    pub(super) fn new(b: &B, c: &VisionConfig) -> Result<Self, Error> {
+    /// Room for one image of `vision`.
+    pub(super) fn new(b: &B, c: &VisionConfig, vision: &Vision<B>) -> Result<Self, Error> {
         let patches = c.patches();
         let matrix = |rows: usize, cols: usize| b.matrix(rows, cols).map_err(backend);
         let blocks = patches.div_ceil(BLOCK);
         let count = u32::try_from(patches).expect("the configuration bounds the image's side");
-        let spec = CacheSpec { layers: 1, blocks, kv_heads: c.heads, head_dim: c.head_dim(), dtype: CacheType::F32 };
+        let spec = CacheSpec { layers: 1, blocks, kv_heads: c.heads, head_dim: c.head_dim(), dtype: vision.cache };
         Ok(Self {
             pixels: matrix(patches, 3 * c.patch * c.patch)?,
             x: matrix(patches, c.hidden)?,

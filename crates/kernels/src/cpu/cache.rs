@@ -6,8 +6,8 @@
 //! a block lie together.
 
 use super::Error;
-use super::memory::{Buffer, Parts, Plain};
-use super::simd::{LANES, Simd};
+use super::memory::{Buffer, Parts, Plain, halves};
+use super::simd::{Found, LANES, Simd};
 use crate::backend::{BLOCK, CacheSpec, CacheType};
 use half::bf16;
 
@@ -23,6 +23,9 @@ pub struct CpuCache {
 pub(crate) enum Blocks {
     F32(Buffer<f32>),
     BF16(Buffer<u16>),
+    /// bf16 for products in bf16: two neighbours of each sum lie together. Keys `[kv_head][head_dim / 2][BLOCK][2]`,
+    /// values `[kv_head][BLOCK / 2][padded][2]`.
+    Pairs(Buffer<u32>),
 }
 
 /// An element type of the cache.
@@ -84,7 +87,7 @@ impl Layout {
 }
 
 impl CpuCache {
-    pub(crate) fn new(spec: CacheSpec) -> Result<Self, Error> {
+    pub(crate) fn new(spec: CacheSpec, isa: Found) -> Result<Self, Error> {
         let padded = spec.head_dim.checked_next_multiple_of(LANES).ok_or(Error::TooLarge)?;
         let len = spec
             .head_dim
@@ -96,7 +99,10 @@ impl CpuCache {
             .ok_or(Error::TooLarge)?;
         let blocks = match spec.dtype {
             CacheType::F32 => Blocks::F32(Buffer::zeroed(len)?),
-            CacheType::BF16 => Blocks::BF16(Buffer::zeroed(len)?),
+            CacheType::BF16Products if isa.products16() && spec.head_dim.is_multiple_of(2) => {
+                Blocks::Pairs(Buffer::zeroed(len / 2)?)
+            }
+            CacheType::BF16 | CacheType::BF16Products => Blocks::BF16(Buffer::zeroed(len)?),
         };
         Ok(Self { spec, blocks })
     }
@@ -117,6 +123,7 @@ impl CpuCache {
         match &mut self.blocks {
             Blocks::F32(data) => Writer { layout, data: Target::F32(Parts::new(data)) },
             Blocks::BF16(data) => Writer { layout, data: Target::BF16(Parts::new(data)) },
+            Blocks::Pairs(data) => Writer { layout, data: Target::Pairs(Parts::new(halves(data))) },
         }
     }
 }
@@ -130,6 +137,7 @@ pub(crate) struct Writer<'a> {
 enum Target<'a> {
     F32(Parts<'a, f32>),
     BF16(Parts<'a, u16>),
+    Pairs(Parts<'a, u16>),
 }
 
 impl Writer<'_> {
@@ -152,6 +160,7 @@ impl Writer<'_> {
             match &self.data {
                 Target::F32(data) => put(data, &self.layout, block, slot, layer, head, key, value),
                 Target::BF16(data) => put(data, &self.layout, block, slot, layer, head, key, value),
+                Target::Pairs(data) => put_pairs(data, &self.layout, block, slot, layer, head, key, value),
             }
         }
     }
@@ -183,22 +192,49 @@ unsafe fn put<E: Element>(
     }
 }
 
+/// # Safety
+/// As [`Writer::store`].
+#[allow(unsafe_code)]
+unsafe fn put_pairs(
+    data: &Parts<'_, u16>,
+    layout: &Layout,
+    block: usize,
+    slot: usize,
+    layer: usize,
+    head: usize,
+    key: &[f32],
+    value: &[f32],
+) {
+    assert!(slot < BLOCK && key.len() == layout.head_dim && value.len() == layout.head_dim);
+    let keys = layout.keys(block, layer, head) + 2 * slot;
+    for (d, &k) in key.iter().enumerate() {
+        // SAFETY: inside this head's keys; the slot's column belongs to this task alone.
+        unsafe { data.set(keys + d / 2 * 2 * BLOCK + d % 2, u16::encode(k)) };
+    }
+    let values = layout.values(block, layer, head) + slot / 2 * 2 * layout.padded + slot % 2;
+    for (d, &v) in value.iter().enumerate() {
+        // SAFETY: inside this head's values; the slot's half of the row of pairs belongs to this task alone.
+        unsafe { data.set(values + 2 * d, u16::encode(v)) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::Isa;
 
     #[test]
     fn impossible_pools_are_errors() {
         let spec = CacheSpec { layers: 62, blocks: usize::MAX / 2, kv_heads: 16, head_dim: 128, dtype: CacheType::F32 };
-        assert!(matches!(CpuCache::new(spec), Err(Error::TooLarge)));
+        assert!(matches!(CpuCache::new(spec, Found::new(Isa::detect())), Err(Error::TooLarge)));
         let spec = CacheSpec { head_dim: usize::MAX, ..spec };
-        assert!(matches!(CpuCache::new(spec), Err(Error::TooLarge)));
+        assert!(matches!(CpuCache::new(spec, Found::new(Isa::detect())), Err(Error::TooLarge)));
     }
 
     #[test]
     fn heads_of_a_pool_do_not_overlap() {
         let spec = CacheSpec { layers: 3, blocks: 4, kv_heads: 2, head_dim: 20, dtype: CacheType::BF16 };
-        let layout = CpuCache::new(spec).unwrap().layout();
+        let layout = CpuCache::new(spec, Found::new(Isa::detect())).unwrap().layout();
         let mut starts = Vec::new();
         for block in 0..4 {
             for layer in 0..3 {

@@ -26,6 +26,8 @@ unsafe impl Plain for u16 {}
 // SAFETY: as above.
 unsafe impl Plain for i32 {}
 // SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
 unsafe impl Plain for i8 {}
 // SAFETY: as above.
 unsafe impl Plain for u8 {}
@@ -130,6 +132,12 @@ impl<T: Plain> fmt::Debug for Buffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} × {})", self.len, std::any::type_name::<T>())
     }
+}
+
+/// The two halves of each element, in the order they lie in memory.
+pub(crate) fn halves(whole: &mut [u32]) -> &mut [u16] {
+    // SAFETY: as many bytes, aligned better than needed; any bits are numbers of both types.
+    unsafe { std::slice::from_raw_parts_mut(whole.as_mut_ptr().cast(), whole.len() * 2) }
 }
 
 /// A mutable slice whose disjoint parts are handed to the tasks of one parallel loop.

@@ -115,6 +115,12 @@ impl CpuBackend {
         matmul::matmul(&self.pool, self.isa, scratch, x.as_slice(), w, finish, out.as_mut_slice());
     }
 
+    /// `format`, or what stands in for it where the instruction set can't multiply in it.
+    fn possible(&self, format: WeightFormat) -> WeightFormat {
+        let impossible = format == WeightFormat::BF16Products && !self.isa.products16();
+        if impossible { WeightFormat::Stored } else { format }
+    }
+
     /// Makes room for products with a new weight, so that none needs to ask for memory.
     fn prepared(&self, weight: CpuWeight) -> Result<CpuWeight, Error> {
         lock(&self.products).reserve(self.pool.threads(), &weight)?;
@@ -180,11 +186,11 @@ impl Backend for CpuBackend {
     }
 
     fn weight(&self, tensors: &[&Tensor], format: WeightFormat) -> Result<CpuWeight, Error> {
-        self.prepared(CpuWeight::from_tensors(&self.pool, &mut lock(&self.store), tensors, format)?)
+        self.prepared(CpuWeight::from_tensors(&self.pool, &mut lock(&self.store), tensors, self.possible(format))?)
     }
 
     fn weight_f32(&self, values: &[f32], n: usize, k: usize, format: WeightFormat) -> Result<CpuWeight, Error> {
-        self.prepared(CpuWeight::from_values(&self.pool, &mut lock(&self.store), values, n, k, format)?)
+        self.prepared(CpuWeight::from_values(&self.pool, &mut lock(&self.store), values, n, k, self.possible(format))?)
     }
 
     fn weight_bytes(&self, weight: &CpuWeight) -> usize {
@@ -200,7 +206,7 @@ impl Backend for CpuBackend {
     }
 
     fn cache(&self, spec: CacheSpec) -> Result<CpuCache, Error> {
-        let cache = CpuCache::new(spec)?;
+        let cache = CpuCache::new(spec, self.isa)?;
         lock(&self.heads).reserve(self.pool.threads(), &cache)?;
         Ok(cache)
     }

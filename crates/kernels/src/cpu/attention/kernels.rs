@@ -1,24 +1,31 @@
-//! The three steps of attention over one block of the cache: scores, their softmax so far, the weighted sum of values.
+//! The three steps of attention over a span of the cache: scores, their softmax so far, the weighted sum of values.
 #![allow(unsafe_code)]
 
 use crate::backend::BLOCK;
 use crate::cpu::cache::Element;
 use crate::cpu::math::exp;
-use crate::cpu::simd::{Kernel, LANES, Simd};
+use crate::cpu::simd::{Kernel, Kernel16, LANES, Products16, Simd};
+use std::ops::Range;
 
 /// Vectors of scores of one query against a block.
-const VECTORS: usize = BLOCK / LANES;
+pub(super) const VECTORS: usize = BLOCK / LANES;
 const _: () = assert!(BLOCK == VECTORS * LANES);
+/// Blocks that the softmax takes at once: a query meets its keys in spans at multiples of [`SPAN`] positions.
+pub(super) const BLOCKS: usize = 4;
+/// Keys of a span.
+pub(super) const SPAN: usize = BLOCKS * BLOCK;
 
 /// Whether so many sums of vectors fit the registers.
 const fn fits<S: Simd>(sums: usize) -> bool {
     S::WIDE || sums <= 6
 }
 
-/// Scores of ROWS queries: `scores[row][key] = Σ q[d][row] · keys[d][key]`, NP vectors of keys at a time.
+/// Scores of ROWS queries against block `block` of a span: `scores[row][key] = Σ q[d][row] · keys[d][key]`, NP vectors of
+/// keys at a time.
 pub(super) struct Scores<'a, E, const ROWS: usize, const NP: usize> {
     pub(super) q: &'a [f32],
     pub(super) keys: &'a [E],
+    pub(super) block: usize,
     pub(super) scores: &'a mut [f32],
 }
 
@@ -33,7 +40,8 @@ impl<E: Element, const ROWS: usize, const NP: usize> Kernel for Scores<'_, E, RO
         let queries = self.q.as_chunks::<ROWS>().0;
         let keys = self.keys.as_chunks::<BLOCK>().0;
         let out = self.scores.as_chunks_mut::<LANES>().0;
-        assert!(out.len() == ROWS * VECTORS);
+        assert!(out.len() == ROWS * BLOCKS * VECTORS && self.block < BLOCKS);
+        let first = self.block * VECTORS;
         for part in 0..VECTORS / NP {
             let mut sums = [[s.splat(0.0); NP]; ROWS];
             for (q, keys) in queries.iter().zip(keys) {
@@ -51,7 +59,7 @@ impl<E: Element, const ROWS: usize, const NP: usize> Kernel for Scores<'_, E, RO
             }
             for (r, sums) in sums.iter().enumerate() {
                 for (p, &sum) in sums.iter().enumerate() {
-                    s.store(sum, &mut out[r * VECTORS + part * NP + p]);
+                    s.store(sum, &mut out[r * BLOCKS * VECTORS + first + part * NP + p]);
                 }
             }
         }
@@ -75,11 +83,12 @@ impl Softmax {
     }
 }
 
-/// Turns scores into weights: each query sees the keys `from..to` of the block; a query that sees none is left as it
-/// is, with weights of zero.
+/// Turns scores into weights: each query sees the keys `seen` of the span; one that sees none is left as it is, with
+/// weights of zero. Only the vectors `vectors` of the span are in use.
 pub(super) struct Weigh<'a> {
     pub(super) scores: &'a mut [f32],
     pub(super) scale: f32,
+    pub(super) vectors: Range<usize>,
     pub(super) seen: &'a [(u8, u8)],
     pub(super) state: &'a mut [Softmax],
 }
@@ -89,24 +98,28 @@ impl Kernel for Weigh<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let Range { start, end } = self.vectors;
+        assert!(start < end && end <= SPAN / LANES);
         let scale = s.splat(self.scale);
-        let rows = self.scores.as_chunks_mut::<BLOCK>().0;
+        let rows = self.scores.as_chunks_mut::<SPAN>().0;
         for ((row, &(from, to)), state) in rows.iter_mut().zip(self.seen).zip(self.state) {
+            let row = &mut row.as_chunks_mut::<LANES>().0[start..end];
             if from >= to {
-                row.fill(0.0);
+                row.as_flattened_mut().fill(0.0);
                 state.shrink = 1.0;
                 continue;
             }
             let (from, to) = (usize::from(from), usize::from(to));
-            let vectors = row.as_chunks_mut::<LANES>().0;
-            let mut scores = [s.splat(0.0); VECTORS];
+            let all = from <= start * LANES && to >= end * LANES;
             let mut top = s.splat(f32::NEG_INFINITY);
-            for (i, (score, v)) in scores.iter_mut().zip(vectors.iter()).enumerate() {
-                *score = s.mul(s.load(v), scale);
-                if from > 0 || to < BLOCK {
-                    *score = s.keep(*score, from.saturating_sub(i * LANES), to.saturating_sub(i * LANES));
+            for (i, v) in row.iter_mut().enumerate() {
+                let mut score = s.mul(s.load(v), scale);
+                if !all {
+                    let first = (start + i) * LANES;
+                    score = s.keep(score, from.saturating_sub(first), to.saturating_sub(first));
                 }
-                top = s.max(*score, top);
+                s.store(score, v);
+                top = s.max(score, top);
             }
             let top = s.largest(top);
             // A score of infinity, or none that is a number, gives what is not a number: the error shows.
@@ -121,8 +134,8 @@ impl Kernel for Weigh<'_> {
             state.max = max;
             let max = s.splat(max);
             let mut sum = s.splat(0.0);
-            for (score, v) in scores.iter().zip(vectors) {
-                let weight = exp(s, s.sub(*score, max));
+            for v in row {
+                let weight = exp(s, s.sub(s.load(v), max));
                 sum = s.add(sum, weight);
                 s.store(weight, v);
             }
@@ -131,12 +144,15 @@ impl Kernel for Weigh<'_> {
     }
 }
 
-/// Adds the weighted values of the keys `from..to`: `sums[row] = sums[row] · shrink + Σ weights[row][key] · values[key]`.
+/// Adds the weighted values of the keys `from..to` of a span: `sums[row] = sums[row] · shrink + Σ weights[row][key] ·
+/// values[key]`.
 pub(super) struct Accumulate<'a, E, const ROWS: usize, const NP: usize> {
     pub(super) weights: &'a [f32],
-    pub(super) values: &'a [E],
-    pub(super) from: usize,
-    pub(super) to: usize,
+    /// Values of each block, empty where none of its keys is among them.
+    pub(super) values: [&'a [E]; BLOCKS],
+    /// Vectors of a value.
+    pub(super) vectors: usize,
+    pub(super) keys: Range<usize>,
     pub(super) state: &'a [Softmax],
     pub(super) sums: &'a mut [f32],
 }
@@ -149,17 +165,16 @@ impl<E: Element, const ROWS: usize, const NP: usize> Kernel for Accumulate<'_, E
         if const { !fits::<S>(ROWS * NP) } {
             unreachable!("tiles are chosen to fit");
         }
-        let vectors = self.values.len() / BLOCK / LANES;
-        assert!(self.weights.len() == ROWS * BLOCK && self.sums.len() == ROWS * vectors * LANES);
-        assert!(self.from < self.to && self.to <= BLOCK && self.state.len() == ROWS);
-        let Self { weights, values, from, to, state, sums } = self;
+        let Self { weights, values, vectors, keys, state, sums } = self;
+        assert!(weights.len() == ROWS * SPAN && sums.len() == ROWS * vectors * LANES);
+        assert!(keys.start < keys.end && keys.end <= SPAN && state.len() == ROWS);
         let mut at = 0;
         while at + NP <= vectors {
-            columns::<S, E, ROWS, NP>(s, weights, values, from..to, state, sums, at);
+            columns::<S, E, ROWS, NP>(s, weights, &values, vectors, keys.clone(), state, sums, at);
             at += NP;
         }
         while at < vectors {
-            columns::<S, E, ROWS, 1>(s, weights, values, from..to, state, sums, at);
+            columns::<S, E, ROWS, 1>(s, weights, &values, vectors, keys.clone(), state, sums, at);
             at += 1;
         }
     }
@@ -170,16 +185,48 @@ impl<E: Element, const ROWS: usize, const NP: usize> Kernel for Accumulate<'_, E
 fn columns<S: Simd, E: Element, const ROWS: usize, const NP: usize>(
     s: S,
     weights: &[f32],
-    values: &[E],
-    keys: std::ops::Range<usize>,
+    values: &[&[E]; BLOCKS],
+    vectors: usize,
+    keys: Range<usize>,
     state: &[Softmax],
     out: &mut [f32],
     at: usize,
 ) {
-    let vectors = values.len() / BLOCK / LANES;
-    let weights = weights.as_chunks::<BLOCK>().0;
-    let values = values.as_chunks::<LANES>().0;
+    let weights = weights.as_chunks::<SPAN>().0;
     let out = out.as_chunks_mut::<LANES>().0;
+    let mut sums = shrunk::<S, ROWS, NP>(s, state, out, vectors, at);
+    assert!(weights.len() == ROWS && keys.end <= SPAN && at + NP <= vectors);
+    for block in keys.start / BLOCK..keys.end.div_ceil(BLOCK) {
+        let first = block * BLOCK;
+        let values = values[block].as_chunks::<LANES>().0;
+        assert!(values.len() == BLOCK * vectors);
+        for key in keys.start.max(first)..keys.end.min(first + BLOCK) {
+            let mut column = [s.splat(0.0); NP];
+            for (p, column) in column.iter_mut().enumerate() {
+                // SAFETY: key is in this block and at + p < vectors, as asserted.
+                *column = E::load(s, unsafe { values.get_unchecked((key - first) * vectors + at + p) });
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: r < ROWS and key < SPAN, as asserted.
+                let weight = s.splat(unsafe { *weights.get_unchecked(r).get_unchecked(key) });
+                for (sum, column) in sums.iter_mut().zip(column) {
+                    *sum = s.fma(weight, column, *sum);
+                }
+            }
+        }
+    }
+    store(s, &sums, out, vectors, at);
+}
+
+/// The sums of NP vectors of columns from vector `at`, shrunk to what they weigh now.
+#[inline(always)]
+fn shrunk<S: Simd, const ROWS: usize, const NP: usize>(
+    s: S,
+    state: &[Softmax],
+    out: &[[f32; LANES]],
+    vectors: usize,
+    at: usize,
+) -> [[S::F; NP]; ROWS] {
     let mut sums = [[s.splat(0.0); NP]; ROWS];
     for (r, sums) in sums.iter_mut().enumerate() {
         let shrink = s.splat(state[r].shrink);
@@ -187,24 +234,137 @@ fn columns<S: Simd, E: Element, const ROWS: usize, const NP: usize>(
             *sum = s.mul(s.load(&out[r * vectors + at + p]), shrink);
         }
     }
-    assert!(weights.len() == ROWS && keys.end <= BLOCK && values.len() == BLOCK * vectors && at + NP <= vectors);
-    for key in keys {
-        let mut column = [s.splat(0.0); NP];
-        for (p, column) in column.iter_mut().enumerate() {
-            // SAFETY: key < BLOCK and at + p < vectors, as asserted.
-            *column = E::load(s, unsafe { values.get_unchecked(key * vectors + at + p) });
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: r < ROWS and key < BLOCK, as asserted.
-            let weight = s.splat(unsafe { *weights.get_unchecked(r).get_unchecked(key) });
-            for (sum, column) in sums.iter_mut().zip(column) {
-                *sum = s.fma(weight, column, *sum);
-            }
-        }
-    }
+    sums
+}
+
+#[inline(always)]
+fn store<S: Simd, const ROWS: usize, const NP: usize>(
+    s: S,
+    sums: &[[S::F; NP]; ROWS],
+    out: &mut [[f32; LANES]],
+    vectors: usize,
+    at: usize,
+) {
     for (r, sums) in sums.iter().enumerate() {
         for (p, &sum) in sums.iter().enumerate() {
             s.store(sum, &mut out[r * vectors + at + p]);
         }
     }
+}
+
+/// As [`Scores`], in bf16: `q` `[head_dim / 2][row]` and `keys` `[head_dim / 2][key]` are pairs.
+pub(super) struct Scores16<'a, const ROWS: usize> {
+    /// Pairs of bits in the room of f32.
+    pub(super) q: &'a [f32],
+    pub(super) keys: &'a [u32],
+    pub(super) block: usize,
+    pub(super) scores: &'a mut [f32],
+}
+
+impl<const ROWS: usize> Kernel16 for Scores16<'_, ROWS> {
+    #[inline(always)]
+    fn run<S: Products16>(self, s: S) {
+        let out = self.scores.as_chunks_mut::<LANES>().0;
+        assert!(out.len() == ROWS * BLOCKS * VECTORS && self.block < BLOCKS);
+        let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
+        for (q, keys) in self.q.as_chunks::<ROWS>().0.iter().zip(self.keys.as_chunks::<BLOCK>().0) {
+            let keys = keys.as_chunks::<LANES>().0;
+            let mut column = [s.load_pairs(&keys[0]); VECTORS];
+            for (column, keys) in column.iter_mut().zip(keys).skip(1) {
+                *column = s.load_pairs(keys);
+            }
+            for (sums, &q) in sums.iter_mut().zip(q) {
+                for (sum, column) in sums.iter_mut().zip(column) {
+                    *sum = s.dot16(*sum, column, q.to_bits());
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (p, &sum) in sums.iter().enumerate() {
+                s.store(sum, &mut out[(r * BLOCKS + self.block) * VECTORS + p]);
+            }
+        }
+    }
+}
+
+/// As [`Accumulate`], in bf16: `values` are pairs of keys, `[BLOCK / 2][vectors][LANES]` of each block.
+pub(super) struct Accumulate16<'a, const ROWS: usize> {
+    pub(super) weights: &'a [f32],
+    pub(super) values: [&'a [u32]; BLOCKS],
+    pub(super) vectors: usize,
+    pub(super) keys: Range<usize>,
+    pub(super) state: &'a [Softmax],
+    pub(super) sums: &'a mut [f32],
+}
+
+impl<const ROWS: usize> Kernel16 for Accumulate16<'_, ROWS> {
+    #[inline(always)]
+    fn run<S: Products16>(self, s: S) {
+        let Self { weights, values, vectors, keys, state, sums } = self;
+        assert!(weights.len() == ROWS * SPAN && sums.len() == ROWS * vectors * LANES);
+        assert!(keys.start < keys.end && keys.end <= SPAN && state.len() == ROWS);
+        // Weights of pairs of keys, the first of each in the low half.
+        let mut pairs = [[0u32; SPAN / 2]; ROWS];
+        for (weights, pairs) in weights.as_chunks::<SPAN>().0.iter().zip(&mut pairs) {
+            let vectors = keys.start / LANES..keys.end.div_ceil(LANES);
+            for i in vectors {
+                let some = s.to_pairs(s.load(&weights.as_chunks::<LANES>().0[i]));
+                pairs.as_chunks_mut::<{ LANES / 2 }>().0[i] = some;
+            }
+        }
+        let mut at = 0;
+        while at + 2 <= vectors {
+            columns16::<S, ROWS, 2>(s, &pairs, &values, vectors, keys.clone(), state, sums, at);
+            at += 2;
+        }
+        if at < vectors {
+            columns16::<S, ROWS, 1>(s, &pairs, &values, vectors, keys, state, sums, at);
+        }
+    }
+}
+
+/// NP vectors of columns from vector `at`.
+#[inline(always)]
+fn columns16<S: Products16, const ROWS: usize, const NP: usize>(
+    s: S,
+    weights: &[[u32; SPAN / 2]; ROWS],
+    values: &[&[u32]; BLOCKS],
+    vectors: usize,
+    keys: Range<usize>,
+    state: &[Softmax],
+    out: &mut [f32],
+    at: usize,
+) {
+    let out = out.as_chunks_mut::<LANES>().0;
+    let mut sums = shrunk::<S, ROWS, NP>(s, state, out, vectors, at);
+    assert!(keys.end <= SPAN && at + NP <= vectors);
+    for block in keys.start / BLOCK..keys.end.div_ceil(BLOCK) {
+        let first = block * BLOCK;
+        let values = values[block].as_chunks::<LANES>().0;
+        assert!(values.len() == BLOCK / 2 * vectors);
+        let (from, to) = (keys.start.max(first), keys.end.min(first + BLOCK));
+        for pair in from / 2..to.div_ceil(2) {
+            // SAFETY: the pair is in this block and at + p < vectors, as asserted.
+            let value = |p: usize| unsafe { values.get_unchecked((pair - first / 2) * vectors + at + p) };
+            let mut column = [s.load_pairs(value(0)); NP];
+            for (p, column) in column.iter_mut().enumerate().skip(1) {
+                *column = s.load_pairs(value(p));
+            }
+            if 2 * pair < from || 2 * pair + 1 >= to {
+                // The other key of the pair may never have been written: whatever lies there weighs nothing.
+                let mask = if 2 * pair < from { 0xFFFF_0000 } else { 0x0000_FFFF };
+                for (p, column) in column.iter_mut().enumerate() {
+                    *column = s.load_pairs_masked(value(p), mask);
+                }
+            }
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                // SAFETY: the pair is inside the span.
+                let weight = unsafe { *weights.get_unchecked(pair) };
+                for (sum, column) in sums.iter_mut().zip(column) {
+                    *sum = s.dot16(*sum, column, weight);
+                }
+            }
+        }
+    }
+    store(s, &sums, out, vectors, at);
 }

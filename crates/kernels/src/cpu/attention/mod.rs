@@ -1,8 +1,8 @@
-//! Softmax attention over the cache, block by block of [`BLOCK`] keys with an online softmax.
+//! Softmax attention over the cache, span by span of [`SPAN`] keys with an online softmax.
 //!
-//! Queries of one sequence that read the same key/value head are taken together in tiles, so that a block is read once
-//! for all of them. A query meets its keys in the same blocks and in the same order whatever else is in its tile: keys
-//! it doesn't see weigh exactly nothing, and blocks without a key it sees leave it as it was.
+//! Queries of one sequence that read the same key/value head are taken together in tiles, so that a span is read once
+//! for all of them. A query meets its keys in the same spans and in the same order whatever else is in its tile: keys
+//! it doesn't see weigh exactly nothing, and spans without a key it sees leave it as it was.
 #![allow(unsafe_code)]
 
 mod kernels;
@@ -12,13 +12,13 @@ use super::cache::{Blocks, CpuCache, Element, Layout};
 use super::matmul::Tiling;
 use super::memory::{Buffer, Parts};
 use super::pool::Pool;
-use super::simd::{Found, Isa};
+use super::simd::{Found, Isa, LANES};
 use crate::backend::{BLOCK, Rows, Step};
-use kernels::{Accumulate, Scores, Softmax, Weigh};
+use kernels::{Accumulate, Accumulate16, BLOCKS, SPAN, Scores, Scores16, Softmax, VECTORS, Weigh};
 use std::ops::Range;
 
 /// Queries of a task.
-const TASK: usize = 48;
+const TASK: usize = 96;
 
 /// The queries of a step, and how they look at the cache.
 pub(crate) struct Queries<'a> {
@@ -45,7 +45,7 @@ impl Scratch {
     /// Makes room for heads as `cache` has them, on `threads` threads.
     pub(crate) fn reserve(&mut self, threads: usize, cache: &CpuCache) -> Result<(), Error> {
         let Layout { head_dim, padded, .. } = cache.layout();
-        let each = head_dim.checked_add(padded).and_then(|dims| dims.checked_add(BLOCK));
+        let each = head_dim.checked_add(padded).and_then(|dims| dims.checked_add(SPAN));
         let each = each.and_then(|each| each.checked_mul(TASK)).ok_or(Error::TooLarge)?.next_multiple_of(16);
         self.each = self.each.max(each);
         self.data.grow(threads.checked_mul(self.each).ok_or(Error::TooLarge)?)
@@ -95,8 +95,9 @@ pub(crate) fn attention(
         let tile =
             TileOf { isa, queries, layout, sequence, head: task % layout.kv_heads, first: task / layout.kv_heads };
         match &cache.blocks {
-            Blocks::F32(data) => tile.run(data, scratch, &out),
-            Blocks::BF16(data) => tile.run(data, scratch, &out),
+            Blocks::F32(data) => tile.run::<F32>(data, scratch, &out),
+            Blocks::BF16(data) => tile.run::<BF16>(data, scratch, &out),
+            Blocks::Pairs(data) => tile.run::<Pairs>(data, scratch, &out),
         }
     });
 }
@@ -114,7 +115,7 @@ struct TileOf<'a> {
 }
 
 impl TileOf<'_> {
-    fn run<E: Element>(&self, data: &[E], scratch: &mut [f32], out: &Parts<'_, f32>) {
+    fn run<A: Arithmetic>(&self, data: &[A::Stored], scratch: &mut [f32], out: &Parts<'_, f32>) {
         let Self { isa, queries, layout, sequence, head, .. } = *self;
         let (dim, padded) = (layout.head_dim, layout.padded);
         let shared = queries.heads / layout.kv_heads;
@@ -129,17 +130,14 @@ impl TileOf<'_> {
         let tiling = Tiling::new(count, if wide { &[1, 2, 4, 8, 12] } else { &[1, 2, 4, 6] });
 
         let (q, rest) = scratch.split_at_mut(TASK * dim);
-        let (scores, rest) = rest.split_at_mut(TASK * BLOCK);
+        let (scores, rest) = rest.split_at_mut(TASK * SPAN);
         let sums = &mut rest[..TASK * padded];
         for tile in tiling.iter() {
             let q = &mut q[tile.first * dim..][..tile.padded * dim];
             q.fill(0.0);
             for r in 0..tile.rows {
                 let (row, head) = at(tile.first + r);
-                let from = &queries.q[(row * queries.heads + head) * dim..][..dim];
-                for (&from, q) in from.iter().zip(q.chunks_exact_mut(tile.padded)) {
-                    q[r] = from;
-                }
+                A::query(&queries.q[(row * queries.heads + head) * dim..][..dim], r, tile.padded, q);
             }
         }
         sums.fill(0.0);
@@ -150,50 +148,55 @@ impl TileOf<'_> {
         }
         let (lo, hi) = seen[..count].iter().fold((usize::MAX, 0), |(lo, hi), s| (lo.min(s.start), hi.max(s.end)));
 
-        for block in lo / BLOCK..hi.div_ceil(BLOCK) {
-            // Keys of this block that each query sees.
-            let start = block * BLOCK;
-            let mut inside = [(0u8, 0u8); TASK];
-            for (inside, seen) in inside.iter_mut().zip(&seen) {
-                let clip = |key: usize| key.saturating_sub(start).min(BLOCK) as u8;
-                *inside = (clip(seen.start), clip(seen.end));
+        // What every query sees: most spans of a long text, all of an image.
+        let shared = seen[..count].iter().fold(0..usize::MAX, |all, s| all.start.max(s.start)..all.end.min(s.end));
+        let mut inside = [(0u8, 0u8); TASK];
+        for span in lo / SPAN..hi.div_ceil(SPAN) {
+            // Keys of this span that each query sees.
+            let start = span * SPAN;
+            if shared.start <= start && start + SPAN <= shared.end {
+                inside[..count].fill((0, SPAN as u8));
+            } else {
+                for (inside, seen) in inside.iter_mut().zip(&seen) {
+                    let clip = |key: usize| key.saturating_sub(start).min(SPAN) as u8;
+                    *inside = (clip(seen.start), clip(seen.end));
+                }
             }
-            if inside.iter().all(|(from, to)| from >= to) {
-                continue;
+            let Some(all) = union(&inside) else { continue };
+            let mut keys: [&[A::Stored]; BLOCKS] = [&[]; BLOCKS];
+            let mut values = keys;
+            for block in all.start / BLOCK..all.end.div_ceil(BLOCK) {
+                let place = sequence.table[span * BLOCKS + block] as usize;
+                let at = |first: usize, len: usize| &data[first / A::HELD..(first + len) / A::HELD];
+                keys[block] = at(layout.keys(place, queries.layer, head), dim * BLOCK);
+                values[block] = at(layout.values(place, queries.layer, head), padded * BLOCK);
             }
-            let place = sequence.table[block] as usize;
-            let keys = &data[layout.keys(place, queries.layer, head)..][..dim * BLOCK];
-            let values = &data[layout.values(place, queries.layer, head)..][..padded * BLOCK];
             for tile in tiling.iter() {
                 let range = tile.first..tile.first + tile.padded;
                 let inside = &inside[range.clone()];
-                let some = inside.iter().filter(|(from, to)| from < to);
-                let (from, to) = some.fold((BLOCK as u8, 0), |(lo, hi), &(from, to)| (lo.min(from), hi.max(to)));
-                if from >= to {
-                    continue;
-                }
+                let Some(seen) = union(inside) else { continue };
                 let call = Call {
                     q: &q[tile.first * dim..][..tile.padded * dim],
                     keys,
                     values,
-                    scores: &mut scores[tile.first * BLOCK..][..tile.padded * BLOCK],
+                    vectors: padded / LANES,
+                    scores: &mut scores[tile.first * SPAN..][..tile.padded * SPAN],
                     sums: &mut sums[tile.first * padded..][..tile.padded * padded],
                     scale: queries.scale,
                     inside,
-                    from: usize::from(from),
-                    to: usize::from(to),
+                    seen,
                     state: &mut state[range],
                 };
                 match (tile.padded, wide) {
-                    (1, true) => call.run::<1, 2>(isa),
-                    (2, true) => call.run::<2, 2>(isa),
-                    (4, true) => call.run::<4, 2>(isa),
-                    (8, true) => call.run::<8, 2>(isa),
-                    (12, true) => call.run::<12, 2>(isa),
-                    (1, false) => call.run::<1, 1>(isa),
-                    (2, false) => call.run::<2, 1>(isa),
-                    (4, false) => call.run::<4, 1>(isa),
-                    (6, false) => call.run::<6, 1>(isa),
+                    (1, true) => A::run::<1, 2>(call, isa),
+                    (2, true) => A::run::<2, 2>(call, isa),
+                    (4, true) => A::run::<4, 2>(call, isa),
+                    (8, true) => A::run::<8, 2>(call, isa),
+                    (12, true) => A::run::<12, 2>(call, isa),
+                    (1, false) => A::run::<1, 1>(call, isa),
+                    (2, false) => A::run::<2, 1>(call, isa),
+                    (4, false) => A::run::<4, 1>(call, isa),
+                    (6, false) => A::run::<6, 1>(call, isa),
                     (rows, _) => unreachable!("no tile of {rows} queries"),
                 }
             }
@@ -212,26 +215,121 @@ impl TileOf<'_> {
     }
 }
 
-/// One block of the cache for one tile of queries.
+/// The keys of a span that any of the queries sees.
+fn union(inside: &[(u8, u8)]) -> Option<Range<usize>> {
+    let some = inside.iter().filter(|(from, to)| from < to);
+    let (from, to) = some.fold((SPAN, 0), |(lo, hi), &(from, to)| (lo.min(from.into()), hi.max(to.into())));
+    (from < to).then_some(from..to)
+}
+
+/// One span of the cache for one tile of queries; blocks that no query of the task sees are empty.
 struct Call<'a, E> {
     q: &'a [f32],
-    keys: &'a [E],
-    values: &'a [E],
+    keys: [&'a [E]; BLOCKS],
+    values: [&'a [E]; BLOCKS],
+    /// Vectors of a value.
+    vectors: usize,
     scores: &'a mut [f32],
     sums: &'a mut [f32],
     scale: f32,
     inside: &'a [(u8, u8)],
-    from: usize,
-    to: usize,
+    /// Keys that any of them sees.
+    seen: Range<usize>,
     state: &'a mut [Softmax],
 }
 
-impl<E: Element> Call<'_, E> {
-    fn run<const ROWS: usize, const NP: usize>(self, isa: Found) {
-        let Self { q, keys, values, scores, sums, scale, inside, from, to, state } = self;
-        isa.run(Scores::<E, ROWS, NP> { q, keys, scores });
-        isa.run(Weigh { scores, scale, seen: inside, state });
-        isa.run(Accumulate::<E, ROWS, NP> { weights: scores, values, from, to, state, sums });
+impl<E> Call<'_, E> {
+    /// Blocks with a key in sight.
+    fn blocks(&self) -> Range<usize> {
+        self.seen.start / BLOCK..self.seen.end.div_ceil(BLOCK)
+    }
+
+    fn weigh(&mut self, isa: Found) {
+        let blocks = self.blocks();
+        let vectors = blocks.start * VECTORS..blocks.end * VECTORS;
+        isa.run(Weigh { scores: self.scores, scale: self.scale, vectors, seen: self.inside, state: self.state });
+    }
+}
+
+/// How a cache's elements are multiplied.
+trait Arithmetic {
+    /// An element as it is held.
+    type Stored;
+    /// Elements of the cache in one of those.
+    const HELD: usize = 1;
+
+    /// Puts a query into column `row` of its tile's `[head_dim][rows]`.
+    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]);
+
+    fn run<const ROWS: usize, const NP: usize>(call: Call<'_, Self::Stored>, isa: Found);
+}
+
+/// In f32, elements widened.
+struct F32;
+struct BF16;
+/// In bf16.
+struct Pairs;
+
+/// For each element type whose products are in f32.
+fn in_f32<E: Element, const ROWS: usize, const NP: usize>(mut call: Call<'_, E>, isa: Found) {
+    for block in call.blocks() {
+        isa.run(Scores::<E, ROWS, NP> { q: call.q, keys: call.keys[block], block, scores: call.scores });
+    }
+    call.weigh(isa);
+    let Call { values, vectors, scores, sums, seen, state, .. } = call;
+    isa.run(Accumulate::<E, ROWS, NP> { weights: scores, values, vectors, keys: seen, state, sums });
+}
+
+fn column(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
+    for (&from, to) in from.iter().zip(tile.chunks_exact_mut(rows)) {
+        to[row] = from;
+    }
+}
+
+impl Arithmetic for F32 {
+    type Stored = f32;
+
+    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
+        column(from, row, rows, tile);
+    }
+
+    fn run<const ROWS: usize, const NP: usize>(call: Call<'_, f32>, isa: Found) {
+        in_f32::<f32, ROWS, NP>(call, isa);
+    }
+}
+
+impl Arithmetic for BF16 {
+    type Stored = u16;
+
+    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
+        column(from, row, rows, tile);
+    }
+
+    fn run<const ROWS: usize, const NP: usize>(call: Call<'_, u16>, isa: Found) {
+        in_f32::<u16, ROWS, NP>(call, isa);
+    }
+}
+
+impl Arithmetic for Pairs {
+    type Stored = u32;
+    const HELD: usize = 2;
+
+    /// Tiles are `[head_dim / 2][rows]` pairs, in the room of f32.
+    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
+        for (pair, to) in from.as_chunks::<2>().0.iter().zip(tile.chunks_exact_mut(rows)) {
+            let [first, second] = pair.map(|v| u32::from(u16::encode(v)));
+            to[row] = f32::from_bits(first | second << 16);
+        }
+    }
+
+    fn run<const ROWS: usize, const NP: usize>(mut call: Call<'_, u32>, isa: Found) {
+        for block in call.blocks() {
+            let q = &call.q[..call.keys[block].len() / BLOCK * ROWS];
+            isa.run16(Scores16::<ROWS> { q, keys: call.keys[block], block, scores: call.scores });
+        }
+        call.weigh(isa);
+        let Call { values, vectors, scores, sums, seen, state, .. } = call;
+        isa.run16(Accumulate16::<ROWS> { weights: scores, values, vectors, keys: seen, state, sums });
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn accumulate(
                     Layout::F16 => call.floats::<F16>(isa, tile.padded, np),
                     Layout::BF16 => call.floats::<BF16>(isa, tile.padded, np),
                     Layout::Nf4(values) => call.nf4(isa, tile.padded, np, values),
-                    Layout::Int(_) => unreachable!("integers have kernels of their own"),
+                    Layout::Pairs | Layout::Int(_) => unreachable!("they have kernels of their own"),
                 }
             }
         }

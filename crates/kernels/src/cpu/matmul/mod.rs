@@ -8,6 +8,7 @@
 mod activations;
 mod float;
 mod group;
+mod half;
 mod int;
 mod stream;
 mod tiling;
@@ -19,6 +20,7 @@ use super::pack::{CpuWeight, Layout, Segment};
 use super::pool::Pool;
 use super::simd::{Found, Isa, Kernel, LANES, Simd};
 use activations::{Floats, Ints};
+use half::Pairs;
 use tiling::MAX_ROWS;
 pub(crate) use tiling::Tiling;
 
@@ -37,6 +39,7 @@ pub(crate) enum Finish<'a> {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     floats: Floats,
+    pairs: Pairs,
     ints: Ints,
     /// Sums of one task for each thread.
     sums: Buffer<f32>,
@@ -47,7 +50,7 @@ const SUMS: usize = MAX_ROWS * TASK * LANES;
 
 impl Scratch {
     pub(crate) const fn new() -> Self {
-        Self { floats: Floats::new(), ints: Ints::new(), sums: Buffer::empty() }
+        Self { floats: Floats::new(), pairs: Pairs::new(), ints: Ints::new(), sums: Buffer::empty() }
     }
 
     /// Makes room for products with `w` on `threads` threads.
@@ -56,6 +59,7 @@ impl Scratch {
         for segment in w.segments() {
             match segment.layout {
                 Layout::Int(_) => self.ints.reserve(w.k())?,
+                Layout::Pairs => self.pairs.reserve(w.k())?,
                 _ => self.floats.reserve(w.k())?,
             }
         }
@@ -109,16 +113,24 @@ fn some_rows(
     if w.segments().iter().any(is_int) {
         scratch.ints.pack(pool, isa, int_tiles, x, k);
     }
-    if !w.segments().iter().all(is_int) {
+    let is_pairs = |segment: &Segment| matches!(segment.layout, Layout::Pairs);
+    if w.segments().iter().any(is_pairs) {
+        scratch.pairs.pack(pool, isa, float_tiles, x, k);
+    }
+    if !w.segments().iter().all(|segment| is_int(segment) || is_pairs(segment)) {
         scratch.floats.pack(pool, float_tiles, x, k);
     }
     // One row has more panels side by side, to have enough sums under way.
     let float_panels = if rows == 1 { 4 } else { 1 + usize::from(wide) };
     let int_panels = if few { 1 } else { 1 + usize::from(wide) };
-    let (floats, ints) = (&scratch.floats, &scratch.ints);
+    let (floats, pairs, ints) = (&scratch.floats, &scratch.pairs, &scratch.ints);
     let (sums, out) = (Parts::new(&mut scratch.sums), Parts::new(out));
     for segment in w.segments() {
-        let np = if is_int(segment) { int_panels } else { float_panels };
+        let np = match segment.layout {
+            Layout::Int(_) => int_panels,
+            Layout::Pairs => half::PANELS,
+            _ => float_panels,
+        };
         let panels = segment.panels();
         let each = (panels / (8 * pool.threads())).clamp(np, TASK) / np * np;
         pool.run(panels.div_ceil(each), &|task, thread| {
@@ -133,6 +145,10 @@ fn some_rows(
                 Layout::Int(layout) => {
                     int::accumulate(isa, segment, layout, k, ints, int_tiles, np, range.clone(), sums);
                     int_tiles
+                }
+                Layout::Pairs => {
+                    half::accumulate(isa, segment, k, pairs, float_tiles, range.clone(), sums);
+                    float_tiles
                 }
                 _ => {
                     float::accumulate(isa, segment, k, floats, float_tiles, np, range.clone(), sums);
@@ -181,7 +197,10 @@ impl Kernel for Write<'_> {
                     let v = math::gelu_tanh(s, s.load(&lanes));
                     s.store(v, &mut lanes);
                 }
-                out.copy_from_slice(&lanes[..out.len()]);
+                match out.as_mut_array::<LANES>() {
+                    Some(out) => *out = lanes,
+                    None => out.copy_from_slice(&lanes[..out.len()]),
+                }
             }
         }
     }

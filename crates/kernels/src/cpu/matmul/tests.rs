@@ -82,6 +82,23 @@ proptest! {
     }
 }
 
+/// Products in bf16 are those of activations rounded to it.
+#[test]
+fn products_in_bf16() {
+    for (m, n, k) in [(1, 5, 2), (13, 40, 66), (40, 33, 320), (300, 70, 256), (7, 16, 75)] {
+        let (x, w) = (noise(9, m * k), tensor(10, DType::BF16, n, k));
+        let backend = CpuBackend::new(Some(2));
+        let weight = backend.weight(&[&w], WeightFormat::BF16Products).unwrap();
+        let rounded = matches!(weight.segments()[0].layout, crate::cpu::pack::Layout::Pairs);
+        let x_seen = if rounded { reference::round_bf16(&x) } else { x.clone() };
+        let all = product(&backend, &x, &weight);
+        check(backend.isa(), &w, &x_seen, &all);
+        let alone = CpuBackend::new(Some(1));
+        let one = product(&alone, &x[..k], &alone.weight(&[&w], WeightFormat::BF16Products).unwrap());
+        assert_eq!(one, &all[..n], "rows change bits");
+    }
+}
+
 /// More rows than are taken in one go, a stack of two types, and what follows a sum.
 #[test]
 fn many_rows_of_mixed_types_with_bias_and_gelu() {

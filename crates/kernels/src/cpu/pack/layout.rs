@@ -4,6 +4,7 @@
 //! find theirs by multiplication.
 //!
 //! * Floats: `[k][LANES]` elements.
+//! * Pairs: `[k / 2][LANES][2]` bf16.
 //! * NF4: for each 64 k, `[LANES]` f32 scales, then for each two k `[LANES]` bytes, the first k in the low nibble.
 //! * Integers: for each 256 k a record of scales, padded to a cache line, then weights. 8-bit weights: for each 4 k
 //!   `[LANES][4]` bytes. 4-bit ones: for each 8 k `[LANES][4]` bytes, the first 4 k in the low nibbles. 6-bit ones: for
@@ -28,6 +29,8 @@ pub(crate) enum Layout {
     F32,
     F16,
     BF16,
+    /// bf16 for products in bf16.
+    Pairs,
     /// With the values its nibbles stand for.
     Nf4([f32; 16]),
     Int(Ints),
@@ -104,7 +107,7 @@ impl Layout {
         k.checked_mul(128).ok_or(Error::TooLarge)?;
         Ok(match self {
             Self::F32 => k * LANES * 4,
-            Self::F16 | Self::BF16 => k * LANES * 2,
+            Self::F16 | Self::BF16 | Self::Pairs => k * LANES * 2,
             Self::Nf4(_) => k / NF4_BLOCK * NF4_BYTES,
             Self::Int(ints) => k / RECORD * ints.record_bytes(RECORD) + ints.record_bytes(k % RECORD),
         })

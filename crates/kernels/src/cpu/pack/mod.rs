@@ -191,6 +191,8 @@ fn plan(dtype: DType, map: Option<[f32; 16]>, k: usize, format: WeightFormat) ->
     let whole = |block: usize| k.is_multiple_of(block);
     match format {
         WeightFormat::F32 => (Layout::F32, Via::Values),
+        WeightFormat::BF16Products if dtype == DType::BF16 && whole(2) => (Layout::Pairs, Via::Bytes),
+        WeightFormat::BF16Products if dtype == DType::F16 && whole(2) => (Layout::Pairs, Via::Values),
         WeightFormat::BF16 if dtype != DType::BF16 => (Layout::BF16, Via::Values),
         WeightFormat::Q8 if dtype != DType::Q8_0 && whole(GROUP) => quantized(DType::Q8_0),
         WeightFormat::Q4 if dtype != DType::Q4_0 && whole(GROUP) => quantized(DType::Q4_0),

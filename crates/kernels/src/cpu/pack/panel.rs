@@ -29,6 +29,33 @@ pub(crate) fn write(layout: &Layout, k: usize, rows: &[Row<'_>], panel: &mut [u8
         Layout::F32 => write_floats::<4>(k, rows, panel, |value| value.to_ne_bytes()),
         Layout::F16 => write_floats::<2>(k, rows, panel, |value| f16::from_f32(value).to_ne_bytes()),
         Layout::BF16 => write_floats::<2>(k, rows, panel, |value| bf16::from_f32(value).to_ne_bytes()),
+        Layout::Pairs => write_pairs(k, rows, panel),
+    }
+}
+
+fn write_pairs(k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
+    for (i, panel) in panel.chunks_mut(CHUNK * 2 * LANES).enumerate() {
+        let range = i * CHUNK..k.min((i + 1) * CHUNK);
+        for (lane, row) in rows.iter().enumerate() {
+            let pairs = panel.as_chunks_mut::<4>().0.iter_mut().skip(lane).step_by(LANES);
+            match row {
+                Row::F32(values) => {
+                    for ([a, b], to) in values[range.clone()].as_chunks::<2>().0.iter().zip(pairs) {
+                        let ([a0, a1], [b0, b1]) = (bf16::from_f32(*a).to_ne_bytes(), bf16::from_f32(*b).to_ne_bytes());
+                        *to = [a0, a1, b0, b1];
+                    }
+                }
+                Row::Bits(bytes) => {
+                    for (pair, to) in bytes[2 * range.start..2 * range.end].as_chunks::<4>().0.iter().zip(pairs) {
+                        // Each of the two in the machine's order, the first of them first.
+                        let [a0, a1] = u16::from_le_bytes([pair[0], pair[1]]).to_ne_bytes();
+                        let [b0, b1] = u16::from_le_bytes([pair[2], pair[3]]).to_ne_bytes();
+                        *to = [a0, a1, b0, b1];
+                    }
+                }
+                Row::Nf4(..) | Row::Blocks(..) => unreachable!("floats go into float layouts"),
+            }
+        }
     }
 }
 
@@ -142,6 +169,12 @@ pub(crate) fn read(layout: &Layout, panel: &[u8], lane: usize, by: f32, out: &mu
         Layout::BF16 => {
             for (out, from) in out.iter_mut().zip(panel.as_chunks::<{ 2 * LANES }>().0) {
                 *out = bf16::from_bits(bits(&from[2 * lane..])).to_f32() * by;
+            }
+        }
+        Layout::Pairs => {
+            for (out, from) in out.as_chunks_mut::<2>().0.iter_mut().zip(panel.as_chunks::<{ 4 * LANES }>().0) {
+                let value = |i: usize| bf16::from_bits(bits(&from[4 * lane + 2 * i..])).to_f32() * by;
+                *out = [value(0), value(1)];
             }
         }
         Layout::Nf4(values) => {

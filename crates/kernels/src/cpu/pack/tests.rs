@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cpu::testing::{DTYPES, noise, tensor};
+use crate::reference::round_bf16;
 use std::sync::Arc;
 
 fn pool() -> Pool {
@@ -126,4 +127,22 @@ fn layouts_are_those_of_the_version() {
         (1, 15_675_019_177_859_014_303),
         "raise VERSION in store/mod.rs, and set this sum"
     );
+}
+
+/// Weights for products in bf16 are rounded to it, and only those of 16 bits are.
+#[test]
+fn weights_for_products_in_bf16() {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
+        for (n, k) in [(1, 2usize), (17, 96), (33, 320), (5, 77)] {
+            if !k.is_multiple_of(dtype.block_len()) {
+                continue;
+            }
+            let tensor = tensor(6, dtype, n, k);
+            let format = WeightFormat::BF16Products;
+            let w = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&tensor], format).unwrap();
+            let stored = tensor.to_f32().unwrap();
+            let rounded = dtype == DType::F16 && k % 2 == 0;
+            assert_eq!(rows(&w), if rounded { round_bf16(&stored) } else { stored }, "{dtype:?} of {n} × {k}");
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! AVX-512 with VNNI: one register a vector.
 
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, Kernel16, LANES, Products16, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI. Made only in [`run`].
+/// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, and with `PRODUCTS16` BF16 too. Made only in [`run`] and
+/// [`run16`].
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const PRODUCTS16: bool>(());
 
 /// Runs a kernel with these instructions.
 ///
@@ -13,13 +14,22 @@ pub(crate) struct Avx512(());
 /// The machine has them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(crate) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
+}
+
+/// Runs a kernel with these instructions and AVX-512 BF16.
+///
+/// # Safety
+/// The machine has them.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+pub(crate) unsafe fn run16<K: Kernel16>(kernel: K) {
+    kernel.run(Avx512::<true>(()));
 }
 
 // Every `unsafe` below calls instructions that `self` proves to be there; loads and stores go through references of
 // exactly their size.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx512 {
+impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
     const WIDE: bool = true;
     type F = __m512;
     type I = __m512i;
@@ -102,6 +112,10 @@ impl Simd for Avx512 {
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
         }
+    }
+    #[inline(always)]
+    fn scale(self, a: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
     fn keep(self, v: __m512, from: usize, to: usize) -> __m512 {
@@ -208,5 +222,31 @@ impl Simd for Avx512 {
             let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(nibbles.as_ptr().cast()));
             (_mm512_permutexvar_ps(both, lut), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(both), lut))
         }
+    }
+}
+
+// As above, with BF16.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Products16 for Avx512<true> {
+    type Pairs = __m512bh;
+
+    #[inline(always)]
+    fn load_pairs(self, w: &[u32; LANES]) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_loadu_si512(w.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_pairs_masked(self, w: &[u32; LANES], mask: u32) -> __m512bh {
+        unsafe {
+            let pairs = _mm512_and_si512(_mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi32(mask as i32));
+            std::mem::transmute(pairs)
+        }
+    }
+    #[inline(always)]
+    fn dot16(self, sum: __m512, w: __m512bh, x: u32) -> __m512 {
+        unsafe { _mm512_dpbf16_ps(sum, w, std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32))) }
+    }
+    #[inline(always)]
+    fn to_pairs(self, v: __m512) -> [u32; LANES / 2] {
+        unsafe { std::mem::transmute(_mm512_cvtneps_pbh(v)) }
     }
 }

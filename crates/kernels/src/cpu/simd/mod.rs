@@ -56,6 +56,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn round(self, a: Self::F) -> Self::F;
     /// 2^a for integers a in -126..=127.
     fn pow2(self, a: Self::F) -> Self::F;
+    /// a · 2^n for integers n in -150..=128, rounded once.
+    #[inline(always)]
+    fn scale(self, a: Self::F, n: Self::F) -> Self::F {
+        // 2^n in two factors: one has no exponent for all of them. The first product is exact.
+        let half = self.round(self.mul(n, self.splat(0.5)));
+        self.mul(self.mul(a, self.pow2(half)), self.pow2(self.sub(n, half)))
+    }
     /// `v` in the lanes `from..to`, -∞ elsewhere.
     fn keep(self, v: Self::F, from: usize, to: usize) -> Self::F;
     /// The nearest 8-bit integers of values in -127..=127.
@@ -91,6 +98,27 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn lut(self, values: &[f32; 16]) -> Self::Lut;
     /// The values that 16 low nibbles, then the 16 high ones, stand for.
     fn lookup(self, lut: Self::Lut, nibbles: &[u8; LANES]) -> (Self::F, Self::F);
+}
+
+/// Products of bf16, which few instruction sets have.
+pub(crate) trait Products16: Simd {
+    /// 16 rows × 2 consecutive k.
+    type Pairs: Copy;
+
+    /// Pairs as they lie in memory: the first of each in the low half.
+    fn load_pairs(self, w: &[u32; LANES]) -> Self::Pairs;
+    /// As [`Products16::load_pairs`], with the bits of each pair that are not in `mask` zeroed.
+    fn load_pairs_masked(self, w: &[u32; LANES], mask: u32) -> Self::Pairs;
+    /// Adds the products of 2 k with the pair in `x`. Denormal numbers count as zero.
+    fn dot16(self, sum: Self::F, w: Self::Pairs, x: u32) -> Self::F;
+    /// Neighbours rounded to the nearest bf16, ties to even, in pairs: the first of each in the low half.
+    fn to_pairs(self, v: Self::F) -> [u32; LANES / 2];
+}
+
+/// A computation with [`Products16`].
+pub(crate) trait Kernel16 {
+    /// Must be `#[inline(always)]`, with all it calls.
+    fn run<S: Products16>(self, s: S);
 }
 
 /// A computation that is compiled for each instruction set.
@@ -168,22 +196,52 @@ impl Isa {
 
 /// An instruction set that was found on this machine.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found(Isa);
+pub(crate) struct Found {
+    isa: Isa,
+    /// Whether it is AVX-512 with products of bf16.
+    products16: bool,
+}
 
 impl Found {
     /// `isa` where this machine has it, else the best it has.
     pub(crate) fn new(isa: Isa) -> Self {
-        Self(if isa.is_available() { isa } else { Isa::detect() })
+        let isa = if isa.is_available() { isa } else { Isa::detect() };
+        #[cfg(target_arch = "x86_64")]
+        let products16 = isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let products16 = false;
+        Self { isa, products16 }
     }
 
     pub(crate) fn isa(self) -> Isa {
-        self.0
+        self.isa
+    }
+
+    /// Whether [`Found::run16`] can be called.
+    pub(crate) fn products16(self) -> bool {
+        self.products16
+    }
+
+    /// Runs `kernel` with this instruction set's products of bf16.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[inline]
+    pub(crate) fn run16<K: Kernel16>(self, kernel: K) {
+        assert!(self.products16, "no products of bf16 here");
+        // SAFETY: the instructions were detected when `self` was made.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            avx512::run16(kernel);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        drop(kernel);
     }
 
     /// Runs `kernel` as compiled for this instruction set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self.0 {
+        match self.isa {
             // SAFETY: the instruction set was detected when `self` was made.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::run(kernel) },
