@@ -1,7 +1,7 @@
 """The engines: how each is installed, and how a process of it is started for a work on a model.
 
-A process for a work of kind "turns" or "image" speaks the protocol of `medgemma bench --turns`: it prints a line of JSON
-when it is ready, then for each line on stdin it runs once and prints a line of JSON with what that took.
+A process for a work of kind "turns" or "image" speaks the protocol of `medgemma bench --turns`: it prints a line of
+JSON when it is ready, then for each line on stdin it runs once and prints a line of JSON with what that took.
 """
 
 import contextlib

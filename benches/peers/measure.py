@@ -28,7 +28,7 @@ import machine
 import report
 from engines import BUILT, ROOT, Bench, Missing, Process, engine
 from header import Header
-from works import MMPROJ, MODELS, WORKS, Model, Work, cost, floor, path
+from works import MMPROJ, MODELS, WORKS, Model, Work, cost, path
 
 SLOW = 60  # seconds
 ENGINES = "medgemma,llama.cpp,mistral.rs,transformers"
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--engines", **names, help=f"the default is {ENGINES}")
     parser.add_argument("--rounds", type=int, help="turns of each engine (5)")
     parser.add_argument("--quick", action="store_true", help="prefill and decode of 4B Q4_0, 2 rounds")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every engine (all cores)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each engine (all cores)")
     parser.add_argument("--cache", type=Path, default=ROOT / "target" / "bench", help="for models and peers")
     parser.add_argument("--medgemma", type=Path, default=BUILT, help="the program; else it is built")
     parser.add_argument("--out", type=Path, help="the results (benches/results/MACHINE-peers.json)")
@@ -134,13 +134,7 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
     take = {"start": whole_processes, "turns": turns, "image": turns}[work.kind]
     if work.apart:
         take = apart
-    peaks = []
-
-    def look() -> None:
-        """Measures what the machine can in this round: on a virtual one that changes with its neighbours."""
-        peaks.append(json.loads(bench.run(bench.cache / "bin" / "peaks", args.threads)))
-
-    runs = take(commands, args.rounds, args.lock, look)
+    runs = take(commands, args.rounds, args.lock, Watch(bench))
     header = Header.of(path(model, ROOT, bench.cache))
     mmproj = Header.of(bench.cache / MMPROJ) if work.kind == "image" else None
     measured = {
@@ -148,7 +142,6 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
         "model": model.key,
         "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sizes": {"prompt": work.prompt, "generate": work.generate, "depth": work.depth, "batch": work.batch},
-        "peaks": peaks,
         "cost": vars(cost(work, header, mmproj)),
         "engines": {key: summary(of) for key, of in runs.items()},
     }
@@ -161,7 +154,7 @@ def measure(bench: Bench, engines: list, work: Work, model: Model, args: argpars
     return measured
 
 
-def turns(commands: dict, rounds: int, lock: Path | None, look) -> dict:
+def turns(commands: dict, rounds: int, lock: Path | None, watch: "Watch") -> dict:
     """Every engine's process waits while another's runs; each starts, and reads what stands before the prompt, once."""
     processes, runs = {}, {}
     try:
@@ -177,11 +170,11 @@ def turns(commands: dict, rounds: int, lock: Path | None, look) -> dict:
                     processes.pop(key, None)
         for _ in range(rounds):
             with hold(lock):
-                look()
+                watch.begin()
                 for key, process in processes.items():
                     # What is far slower than the rest shows that in one turn.
                     if len(runs[key]) == 1 or seconds(runs[key])[-1] < SLOW:
-                        runs[key].append(process.turn())
+                        runs[key].append(watch.over(process.turn))
         for process in processes.values():
             process.end()
     finally:
@@ -190,41 +183,65 @@ def turns(commands: dict, rounds: int, lock: Path | None, look) -> dict:
     return runs
 
 
-def apart(commands: dict, rounds: int, lock: Path | None, look) -> dict:
+def apart(commands: dict, rounds: int, lock: Path | None, watch: "Watch") -> dict:
     """One process at a time, since the models don't fit into memory together: a fresh one in each round."""
     runs = {key: [] for key in commands}
     for _ in range(rounds):
-        with hold(lock):
-            look()
         for key, command in commands.items():
             with hold(lock):
                 process = Process(command)
                 try:
                     ready = process.line()
-                    runs[key] = [ready, *runs[key][1:], process.turn()]
+                    watch.begin()
+                    runs[key] = [ready, *runs[key][1:], watch.over(process.turn)]
                     process.end()
                 finally:
                     process.kill()
     return runs
 
 
-def whole_processes(commands: dict, rounds: int, lock: Path | None, look) -> dict:
+def whole_processes(commands: dict, rounds: int, lock: Path | None, watch: "Watch") -> dict:
     """From the start of a process to its end."""
     runs = {key: [{}] for key in commands}
     for round_ in range(rounds + 1):
         with hold(lock):
-            look()
+            watch.begin()
             for key, command in commands.items():
-                begun = time.perf_counter()
-                arguments = [str(part) for part in command]
-                done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-                took = time.perf_counter() - begun
-                if done.returncode:
-                    raise Missing(f"{key} failed: {done.stderr.strip().splitlines()[-1:]}")
+                took = watch.over(lambda command=command: whole_process(command))
                 # The first one brings the files into the page cache.
                 if round_:
-                    runs[key].append({"process_seconds": took})
+                    runs[key].append(took)
     return runs
+
+
+def whole_process(command: list) -> dict:
+    begun = time.perf_counter()
+    arguments = [str(part) for part in command]
+    done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    took = time.perf_counter() - begun
+    if done.returncode:
+        raise Missing(f"{arguments[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return {"process_seconds": took}
+
+
+class Watch:
+    """Measures what the machine can before and after each turn: on a virtual one that changes with its neighbours."""
+
+    def __init__(self, bench: Bench):
+        self.bench, self.last = bench, {}
+
+    def look(self) -> dict:
+        return json.loads(self.bench.run(self.bench.cache / "bin" / "peaks", self.bench.threads))
+
+    def begin(self) -> None:
+        self.last = self.look()
+
+    def over(self, turn) -> dict:
+        """A turn, with the higher of the peaks around it."""
+        took, before = turn(), self.last
+        self.last = self.look()
+        highest = {key: max(before[key], peak) for key, peak in self.last.items()}
+        return {**took, "peaks": highest}
 
 
 def seconds(runs: list) -> list:
@@ -236,17 +253,17 @@ def seconds(runs: list) -> list:
 def summary(runs: list) -> dict:
     took = seconds(runs)
     said = {"load_seconds": runs[0].get("load_seconds"), "peak_memory_bytes": runs[-1].get("peak_memory_bytes")}
+    said["peaks"] = [run["peaks"] for run in runs[1:]]
     spread = {"median": statistics.median(took), "least": min(took), "most": max(took), "runs": took}
     return {"seconds": spread, **{key: value for key, value in said.items() if value}}
 
 
 def keep(results: dict, measured: dict) -> None:
     """Puts a result in the place of an older one of the same work."""
-    order = list(WORKS)
-    same = ("work", "model")
-    others = [old for old in results["results"] if any(old[part] != measured[part] for part in same)]
-    place = lambda result: (order.index(result["work"]), WORKS[result["work"]].models.index(result["model"]))  # noqa: E731
-    results["results"] = sorted([*others, measured], key=place)
+    places = [(work.key, model) for work in WORKS.values() for model in work.models]
+    place = (measured["work"], measured["model"])
+    others = [old for old in results["results"] if (old["work"], old["model"]) != place]
+    results["results"] = sorted([*others, measured], key=lambda one: places.index((one["work"], one["model"])))
 
 
 @contextlib.contextmanager

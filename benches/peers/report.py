@@ -77,11 +77,14 @@ def tables(results: dict) -> str:
 def about(results: dict) -> str:
     machine = results["machine"]
     virtual = "virtual machine with " if machine["hypervisor"] else ""
+    cpu = f"{virtual}{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['isa'])})"
+    memory = f"{machine['memory_bytes'] / 2**30:.0f} GiB"
+    read, int8 = between(results, "read_bytes", 1e9, 1), between(results, "int8_ops", 1e12, 2)
+    peaks = f"{read} GB/s read, {int8}·10¹² operations a second in 8-bit products, "
+    peaks += f"{between(results, 'float_ops', 1e12, 2)}·10¹² in floats"
     lines = [
-        f"Machine: {virtual}{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['isa'])}), "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['threads']} threads for every engine. Peaks measured in the "
-        f"same rounds: {between(results, 'read_bytes', 1e9, 1)} GB/s read, {between(results, 'int8_ops', 1e12, 2)}·10¹² "
-        f"operations a second in 8-bit products, {between(results, 'float_ops', 1e12, 2)}·10¹² in floats.",
+        f"Machine: {cpu}, {memory}; {results['threads']} threads for every engine.",
+        f"Peaks measured between the turns: {peaks}.",
         "",
     ]
     versions = {}
@@ -97,8 +100,12 @@ def about(results: dict) -> str:
 
 def between(results: dict, peak: str, unit: float, digits: int) -> str:
     """From the least to the most of a peak over all results."""
-    values = [each[peak] / unit for result in results["results"] for each in result["peaks"]]
+    values = [each[peak] / unit for each in all_peaks(results)]
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def all_peaks(results: dict) -> list:
+    return [peaks for result in results["results"] for one in result["engines"].values() for peaks in one["peaks"]]
 
 
 def speeds(results: dict) -> str:
@@ -113,11 +120,11 @@ def speeds(results: dict) -> str:
         ratio = result.get("ratio_to_llama_cpp")
         cells += [found.get("medgemma", "–"), found.get("llama.cpp", "–"), f"{ratio:.2f}" if ratio else "–"]
         cells += [f"≥ {work.goal}" if work.goal else "", *(found.get(key, "–") for key in others)]
-        # Round by round, as what the machine can changes.
-        least = [floor(Cost(**result["cost"]), peaks) for peaks in result["peaks"]]
-        ours = result["engines"].get("medgemma")
-        reached = statistics.median(map(operator.truediv, least, ours["seconds"]["runs"])) if ours else None
-        cells += [speed(result, statistics.median(least)), f"{reached:.0%}" if ours else "–"]
+        # Turn by turn, as what the machine can changes.
+        ours = result["engines"].get("medgemma") or next(iter(result["engines"].values()))
+        least = [floor(Cost(**result["cost"]), peaks) for peaks in ours["peaks"]]
+        reached = statistics.median(map(operator.truediv, least, ours["seconds"]["runs"]))
+        cells += [speed(result, statistics.median(least)), f"{reached:.0%}"]
         rows.append(cells)
     return "Tokens a second, or seconds where it says so:\n\n" + markdown(rows)
 
@@ -139,19 +146,19 @@ def markdown(rows: list) -> str:
 
 
 def draw(results: dict, out: Path) -> None:
-    """Each work where its operations a byte put it, as high as the operations a second that each engine reached, below the
-    highest peaks that were measured."""
+    """Each work where its operations a byte put it, as high as the operations a second that each engine reached; above
+    it the highest peaks that were measured."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    each = [peaks for result in results["results"] for peaks in result["peaks"]]
+    each = all_peaks(results)
     peaks = {key: max(peaks[key] for peaks in each) for key in each[0]}
     figure, axes = plt.subplots(figsize=(10, 6.2), dpi=130)
     x = [2.0**power for power in range(0, 15)]
-    roofs = ((peaks["int8_ops"], f"8-bit products, {peaks['int8']}"), (peaks["float_ops"], f"floats, {peaks['floats']}"))
-    for (roof, name), style in zip(roofs, ("-", "--")):
+    int8, floats = (peaks["int8_ops"], peaks["int8"]), (peaks["float_ops"], peaks["floats"])
+    for (roof, name), style in ((int8, "-"), (floats, "--")):
         axes.plot(x, [min(roof, at * peaks["read_bytes"]) / 1e9 for at in x], "k" + style, lw=1.2, label=name)
     markers = {"medgemma": ("o", "tab:blue"), "llama.cpp": ("s", "tab:orange"), "mistral.rs": ("^", "tab:green")}
     seen = set()
