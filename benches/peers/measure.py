@@ -30,7 +30,8 @@ from engines import BUILT, ROOT, Bench, Missing, Process, engine
 from header import Header
 from works import MMPROJ, MODELS, WORKS, Model, Work, cost, path
 
-SLOW = 60  # seconds
+SLOW = 60  # seconds of a turn
+HOLD = 180  # seconds after which a lock is let go for a moment
 ENGINES = "medgemma,llama.cpp,mistral.rs,transformers"
 
 
@@ -168,13 +169,17 @@ def turns(commands: dict, rounds: int, lock: Path | None, watch: "Watch") -> dic
                         raise
                     say(f"  without {key}: {error}")
                     processes.pop(key, None)
-        for _ in range(rounds):
+        done = 0
+        while done < rounds:
             with hold(lock):
                 watch.begin()
-                for key, process in processes.items():
-                    # What is far slower than the rest shows that in one turn.
-                    if len(runs[key]) == 1 or seconds(runs[key])[-1] < SLOW:
-                        runs[key].append(watch.over(process.turn))
+                until = time.monotonic() + HOLD
+                while done < rounds and time.monotonic() < until:
+                    done += 1
+                    for key, process in processes.items():
+                        # What is far slower than the rest shows that in one turn.
+                        if len(runs[key]) == 1 or seconds(runs[key])[-1] < SLOW:
+                            runs[key].append(watch.over(process.turn))
         for process in processes.values():
             process.end()
     finally:
