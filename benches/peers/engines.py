@@ -122,7 +122,8 @@ class Llama:
 
     def version(self, bench: Bench) -> str:
         code = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
-        return f"llama-cpp-python {bench.version('llama-cpp-python')}, {bench.run(bench.python, '-c', code).strip()}"
+        has = [word.split("=")[0].strip() for word in bench.run(bench.python, "-c", code).split("|") if "= 1" in word]
+        return f"llama-cpp-python {bench.version('llama-cpp-python')} ({', '.join(has).removeprefix('CPU : ')})"
 
     def command(self, bench: Bench, work: Work, model: Model) -> list:
         best = LLAMA_SETTINGS.get((work.key, model.key), [])

@@ -156,10 +156,18 @@ def draw(results: dict, out: Path) -> None:
     each = all_peaks(results)
     peaks = {key: max(peaks[key] for peaks in each) for key in each[0]}
     figure, axes = plt.subplots(figsize=(10, 6.2), dpi=130)
-    x = [2.0**power for power in range(0, 15)]
+    x = [2.0 ** (eighth / 8) for eighth in range(0, 8 * 14)]
+    slowest = min(peaks["read_bytes"] for peaks in each)
     int8, floats = (peaks["int8_ops"], peaks["int8"]), (peaks["float_ops"], peaks["floats"])
     for (roof, name), style in ((int8, "-"), (floats, "--")):
-        axes.plot(x, [min(roof, at * peaks["read_bytes"]) / 1e9 for at in x], "k" + style, lw=1.2, label=name)
+        axes.plot(
+            x,
+            [min(roof, at * peaks["read_bytes"]) / 1e9 for at in x],
+            "k" + style,
+            lw=1.2,
+            label=f"most measured: {name}",
+        )
+    axes.plot(x, [min(peaks["int8_ops"], at * slowest) / 1e9 for at in x], "k:", lw=1, label="least bandwidth measured")
     markers = {"medgemma": ("o", "tab:blue"), "llama.cpp": ("s", "tab:orange"), "mistral.rs": ("^", "tab:green")}
     seen = set()
     for result in results["results"]:
