@@ -13,10 +13,10 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
 
-/// Tokens in one block of the KV cache, and the tile of keys that attention works through.
+/// Tokens in one block of the KV cache.
 ///
-/// Tiles begin at absolute positions that are multiples of it, so a query meets its keys in the same groups however
-/// the prompt was chunked.
+/// Attention works through whole numbers of blocks that begin at fixed absolute positions, so that a query meets its keys in
+/// the same groups however the prompt was chunked.
 pub const BLOCK: usize = 32;
 
 /// How a weight matrix is held by the backend.

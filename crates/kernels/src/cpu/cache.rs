@@ -158,18 +158,20 @@ impl Writer<'_> {
         // SAFETY: the caller's promise is passed on.
         unsafe {
             match &self.data {
-                Target::F32(data) => put(data, &self.layout, block, slot, layer, head, key, value),
-                Target::BF16(data) => put(data, &self.layout, block, slot, layer, head, key, value),
-                Target::Pairs(data) => put_pairs(data, &self.layout, block, slot, layer, head, key, value),
+                Target::F32(data) => put::<_, false>(data, &self.layout, block, slot, layer, head, key, value),
+                Target::BF16(data) => put::<_, false>(data, &self.layout, block, slot, layer, head, key, value),
+                Target::Pairs(data) => put::<_, true>(data, &self.layout, block, slot, layer, head, key, value),
             }
         }
     }
 }
 
+/// Writes one token; with `PAIRS` as the cache of pairs has it.
+///
 /// # Safety
 /// As [`Writer::store`].
 #[allow(unsafe_code)]
-unsafe fn put<E: Element>(
+unsafe fn put<E: Element, const PAIRS: bool>(
     data: &Parts<'_, E>,
     layout: &Layout,
     block: usize,
@@ -180,41 +182,18 @@ unsafe fn put<E: Element>(
     value: &[f32],
 ) {
     assert!(slot < BLOCK && key.len() == layout.head_dim && value.len() == layout.head_dim);
-    let keys = layout.keys(block, layer, head) + slot;
-    for (d, &k) in key.iter().enumerate() {
-        // SAFETY: inside this head's keys; the slot's column belongs to this task alone.
-        unsafe { data.set(keys + d * BLOCK, E::encode(k)) };
-    }
-    let values = layout.values(block, layer, head) + slot * layout.padded;
-    for (d, &v) in value.iter().enumerate() {
-        // SAFETY: inside this head's values; the slot's row belongs to this task alone.
-        unsafe { data.set(values + d, E::encode(v)) };
-    }
-}
-
-/// # Safety
-/// As [`Writer::store`].
-#[allow(unsafe_code)]
-unsafe fn put_pairs(
-    data: &Parts<'_, u16>,
-    layout: &Layout,
-    block: usize,
-    slot: usize,
-    layer: usize,
-    head: usize,
-    key: &[f32],
-    value: &[f32],
-) {
-    assert!(slot < BLOCK && key.len() == layout.head_dim && value.len() == layout.head_dim);
-    let keys = layout.keys(block, layer, head) + 2 * slot;
-    for (d, &k) in key.iter().enumerate() {
-        // SAFETY: inside this head's keys; the slot's column belongs to this task alone.
-        unsafe { data.set(keys + d / 2 * 2 * BLOCK + d % 2, u16::encode(k)) };
-    }
-    let values = layout.values(block, layer, head) + slot / 2 * 2 * layout.padded + slot % 2;
-    for (d, &v) in value.iter().enumerate() {
-        // SAFETY: inside this head's values; the slot's half of the row of pairs belongs to this task alone.
-        unsafe { data.set(values + 2 * d, u16::encode(v)) };
+    let (keys, values) = (layout.keys(block, layer, head), layout.values(block, layer, head));
+    for (d, (&k, &v)) in key.iter().zip(value).enumerate() {
+        let (of_key, of_value) = if PAIRS {
+            (d / 2 * 2 * BLOCK + 2 * slot + d % 2, slot / 2 * 2 * layout.padded + 2 * d + slot % 2)
+        } else {
+            (d * BLOCK + slot, slot * layout.padded + d)
+        };
+        // SAFETY: inside this head's keys and values; the slot's elements belong to this task alone.
+        unsafe {
+            data.set(keys + of_key, E::encode(k));
+            data.set(values + of_value, E::encode(v));
+        }
     }
 }
 

@@ -149,12 +149,12 @@ impl TileOf<'_> {
         let (lo, hi) = seen[..count].iter().fold((usize::MAX, 0), |(lo, hi), s| (lo.min(s.start), hi.max(s.end)));
 
         // What every query sees: most spans of a long text, all of an image.
-        let shared = seen[..count].iter().fold(0..usize::MAX, |all, s| all.start.max(s.start)..all.end.min(s.end));
+        let common = seen[..count].iter().fold(0..usize::MAX, |all, s| all.start.max(s.start)..all.end.min(s.end));
         let mut inside = [(0u8, 0u8); TASK];
         for span in lo / SPAN..hi.div_ceil(SPAN) {
             // Keys of this span that each query sees.
             let start = span * SPAN;
-            if shared.start <= start && start + SPAN <= shared.end {
+            if common.start <= start && start + SPAN <= common.end {
                 inside[..count].fill((0, SPAN as u8));
             } else {
                 for (inside, seen) in inside.iter_mut().zip(&seen) {
