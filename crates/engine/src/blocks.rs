@@ -5,11 +5,11 @@ use medgemma_kernels::BLOCK;
 /// An entry of a table whose block has been given back.
 pub(crate) const EVICTED: u32 = u32::MAX;
 
-/// The free blocks of one pool.
+/// The free blocks of one pool, and how many tables hold each of the others.
 #[derive(Debug)]
 pub(crate) struct BlockPool {
     free: Vec<u32>,
-    total: usize,
+    holders: Vec<u32>,
 }
 
 /// The blocks of one sequence in one pool, by `position / BLOCK`.
@@ -23,13 +23,25 @@ pub(crate) struct BlockTable {
 impl BlockPool {
     pub(crate) fn new(total: usize) -> Self {
         // Low numbers go first and come back first: memory that was written once is used again.
-        let free = (0..u32::try_from(total).unwrap_or(EVICTED)).rev().collect();
-        Self { free, total }
+        let free: Vec<u32> = (0..u32::try_from(total).unwrap_or(EVICTED)).rev().collect();
+        let holders = vec![0; free.len()];
+        Self { free, holders }
+    }
+
+    /// Blocks of the pool.
+    pub(crate) fn total(&self) -> usize {
+        self.holders.len()
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        let block = self.free.pop()?;
+        self.holders[block as usize] = 1;
+        Some(block)
     }
 
     /// Tokens that the whole pool holds.
     pub(crate) fn tokens(&self) -> usize {
-        self.total * BLOCK
+        self.total() * BLOCK
     }
 
     /// Blocks that no sequence holds.
@@ -46,7 +58,7 @@ impl BlockTable {
     /// Makes room for positions below `end`; false when the pool has no block left (what was taken stays).
     pub(crate) fn extend_to(&mut self, end: usize, pool: &mut BlockPool) -> bool {
         while self.blocks.len() * BLOCK < end {
-            match pool.free.pop() {
+            match pool.take() {
                 Some(block) => self.blocks.push(block),
                 None => return false,
             }
@@ -88,11 +100,33 @@ impl BlockTable {
         self.blocks.get(blocks).is_some_and(|b| b.iter().all(|b| *b != EVICTED))
     }
 
+    /// Blocks that the table holds.
+    pub(crate) fn held(&self) -> usize {
+        self.blocks.iter().filter(|block| **block != EVICTED).count()
+    }
+
     fn give_back(&mut self, index: usize, pool: &mut BlockPool) {
         let block = std::mem::replace(&mut self.blocks[index], EVICTED);
         if block != EVICTED {
-            pool.free.push(block);
+            let holders = &mut pool.holders[block as usize];
+            *holders -= 1;
+            if *holders == 0 {
+                pool.free.push(block);
+            }
         }
+    }
+
+    /// A table of the first `count` blocks, which both then hold. Nobody may write into them any more.
+    pub(crate) fn share(&self, count: usize, pool: &mut BlockPool) -> Self {
+        let blocks = self.blocks[..count].to_vec();
+        blocks.iter().filter(|block| **block != EVICTED).for_each(|block| pool.holders[*block as usize] += 1);
+        Self { blocks, swept: 0 }
+    }
+
+    /// Whether another table holds the block of a position, too.
+    pub(crate) fn is_shared(&self, position: usize, pool: &BlockPool) -> bool {
+        let block = self.blocks.get(position / BLOCK);
+        block.is_some_and(|block| *block != EVICTED && pool.holders[*block as usize] > 1)
     }
 }
 
@@ -114,6 +148,21 @@ mod tests {
         assert_eq!(pool.free(), 8);
         table.truncate(0, &mut pool);
         assert_eq!(pool.free(), 10);
+    }
+
+    #[test]
+    fn a_shared_block_is_free_when_the_last_table_gives_it_back() {
+        let mut pool = BlockPool::new(8);
+        let mut table = BlockTable::default();
+        assert!(table.extend_to(4 * BLOCK, &mut pool));
+        table.evict_below(BLOCK, 0..0, &mut pool);
+        let mut other = table.share(3, &mut pool);
+        assert!(other.is_shared(BLOCK, &pool) && !other.is_shared(0, &pool) && !table.is_shared(3 * BLOCK, &pool));
+        table.truncate(0, &mut pool);
+        assert_eq!(pool.free(), 6);
+        assert!(other.holds(BLOCK..3 * BLOCK) && !other.is_shared(BLOCK, &pool));
+        other.truncate(0, &mut pool);
+        assert_eq!(pool.free(), 8);
     }
 
     #[test]

@@ -282,7 +282,8 @@ fn prefill<B: Backend>(
     }
 }
 
-fn choose(logits: &[f32], sampler: &mut Sampler, count: Option<usize>) -> Result<NewToken, Error> {
+/// Chooses a token, with its log-probability and `count` others' when they are asked for.
+pub(crate) fn choose(logits: &[f32], sampler: &mut Sampler, count: Option<usize>) -> Result<NewToken, Error> {
     let id = sampler.sample(logits);
     if !logits.get(id as usize).is_some_and(|logit| logit.is_finite()) {
         return Err(Error::NotFinite);

@@ -8,6 +8,7 @@ mod load;
 mod loops;
 pub mod pipeline;
 mod runner;
+pub mod scheduler;
 mod sequence;
 pub mod speculate;
 
@@ -15,7 +16,8 @@ pub use error::Error;
 pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, generate_with, score};
 pub use load::Checkpoint;
 pub use loops::LoopDetector;
-pub use pipeline::{Event, LoadOptions, Opened, Options, Pipeline, Quant, Reply, Request};
+pub use pipeline::{Event, LoadOptions, Opened, Options, Pipeline, Quant, Reply, Request, Serving, ServingOptions};
 pub use runner::{Runner, RunnerConfig, Work};
+pub use scheduler::{Scheduler, SchedulerConfig};
 pub use sequence::{PlacedImage, Sequence};
 pub use speculate::{DraftModel, Drafter, Speculator};

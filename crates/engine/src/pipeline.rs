@@ -12,13 +12,16 @@
 mod assets;
 mod features;
 mod load;
+mod prepare;
 mod request;
 mod run;
+mod serving;
 mod spoken;
 
 pub use load::{CHUNK, LoadOptions, Opened, Quant};
 pub use request::{Options, Request};
 pub use run::{Event, Reply, ScoredToken, Usage};
+pub use serving::{Ending, Frontend, Prepared, Said, Serving, ServingOptions};
 pub use spoken::SpokenToken;
 
 use crate::runner::Runner;

@@ -1,5 +1,7 @@
 //! Steps: takes waiting tokens of sequences, finds blocks for them, and runs the model over them.
 
+mod share;
+
 use crate::blocks::BlockPool;
 use crate::error::Error;
 use crate::sequence::{PlacedImage, Sequence};
@@ -104,6 +106,13 @@ impl<B: Backend> Runner<B> {
         tokens: Vec<u32>,
         images: Vec<PlacedImage<B>>,
     ) -> Result<usize, Error> {
+        self.check(&tokens, &images)?;
+        let window = self.model.config().text.window;
+        Ok(sequence.restart(tokens, images, window, &mut self.global_pool, &mut self.local_pool))
+    }
+
+    /// Whether tokens and images can be a prompt.
+    fn check(&self, tokens: &[u32], images: &[PlacedImage<B>]) -> Result<(), Error> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
@@ -119,7 +128,7 @@ impl<B: Backend> Runner<B> {
         }
         let per_image = self.model.config().vision.as_ref().map_or(0, |v| v.tokens_per_image);
         let mut free = 0;
-        for PlacedImage { positions, .. } in &images {
+        for PlacedImage { positions, .. } in images {
             if positions.start < free || positions.len() != per_image || positions.end > tokens.len() {
                 return Err(Error::Parameter(format!(
                     "an image at {positions:?} of {} tokens: each takes {per_image}, in order",
@@ -128,8 +137,7 @@ impl<B: Backend> Runner<B> {
             }
             free = positions.end;
         }
-        let window = self.model.config().text.window;
-        Ok(sequence.restart(tokens, images, window, &mut self.global_pool, &mut self.local_pool))
+        Ok(())
     }
 
     /// Adds a token to be computed next.

@@ -61,6 +61,11 @@ impl<B: Backend> Sequence<B> {
         self.computed
     }
 
+    /// Blocks that it holds, of global layers and of local ones.
+    pub(crate) fn held_blocks(&self) -> (usize, usize) {
+        (self.global.held(), self.local.held())
+    }
+
     /// How many of the waiting tokens the next step may take: about `limit`, never splitting an image.
     pub(crate) fn next_chunk(&self, limit: usize) -> usize {
         let start = self.computed;
@@ -101,6 +106,34 @@ impl<B: Backend> Sequence<B> {
         same
     }
 
+    /// Whether the window before `end` is whole, and no image lies across it.
+    fn can_go_on_from(&self, end: usize, images: &[PlacedImage<B>], window: usize) -> bool {
+        self.local.holds((end + 1).saturating_sub(window)..end)
+            && !images.iter().any(|i| i.positions.start < end && end < i.positions.end)
+    }
+
+    /// Tokens at the beginning, in whole blocks, whose keys and values another prompt can use, too.
+    pub(crate) fn shareable(&self, tokens: &[u32], images: &[PlacedImage<B>], window: usize) -> usize {
+        let firm = self.computed.min(self.tokens.len() - self.drafted);
+        let same = self.common_prefix(tokens, images).min(firm).min(tokens.len().saturating_sub(1));
+        let usable = |blocks: &usize| self.can_go_on_from(blocks * BLOCK, images, window);
+        (1..=same / BLOCK).rev().find(usable).unwrap_or(0) * BLOCK
+    }
+
+    /// A new prompt whose first `end` tokens, which [`Sequence::shareable`] gave, are this sequence's.
+    pub(crate) fn branch(
+        &self,
+        end: usize,
+        tokens: Vec<u32>,
+        images: Vec<PlacedImage<B>>,
+        global: &mut BlockPool,
+        local: &mut BlockPool,
+    ) -> Self {
+        let blocks = end / BLOCK;
+        let (global, local) = (self.global.share(blocks, global), self.local.share(blocks, local));
+        Self { anchor: tokens.len(), tokens, images, computed: end, drafted: 0, global, local }
+    }
+
     /// Makes this sequence hold `tokens` as a new prompt, keeping what can be kept of the cache.
     ///
     /// Returns the number of tokens that needn't be computed again. Local layers keep only their window, so what was
@@ -115,9 +148,11 @@ impl<B: Backend> Sequence<B> {
     ) -> usize {
         // The last token is always computed: its logits are wanted.
         let same = self.common_prefix(&tokens, &images).min(self.computed).min(tokens.len().saturating_sub(1));
-        let whole = |end: usize| self.local.holds((end + 1).saturating_sub(window)..end);
-        let splits = |end: usize| images.iter().any(|i| i.positions.start < end && end < i.positions.end);
-        let keep = [same, self.anchor.min(same)].into_iter().find(|end| whole(*end) && !splits(*end)).unwrap_or(0);
+        // What another sequence reads must not be written over.
+        let shared =
+            |end: usize| end % BLOCK > 0 && (self.global.is_shared(end, global) || self.local.is_shared(end, local));
+        let usable = |end: &usize| self.can_go_on_from(*end, &images, window) && !shared(*end);
+        let keep = [same, self.anchor.min(same)].into_iter().find(usable).unwrap_or(0);
         self.global.truncate(keep, global);
         self.local.truncate(keep, local);
         self.computed = keep;

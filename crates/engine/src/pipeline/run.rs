@@ -8,14 +8,12 @@ use crate::generate::{self, Finish, Generation, Progress, Timings};
 use crate::sequence::PlacedImage;
 use crate::speculate::{DRAFT_MAX, Speculator};
 use medgemma_gemma::image::RgbImage;
-use medgemma_gemma::text::{
-    Encoded, ImageLayout, ImageTokens, Message, Part, Prompt, RenderOptions, Role, thinking_system,
-};
+use medgemma_gemma::text::{Encoded, Part, Prompt};
 use medgemma_kernels::CpuBackend;
 use std::ops::ControlFlow;
 
 /// Budget of new tokens when a request doesn't say: the longest output the models were made for.
-const LONGEST_REPLY: usize = 8192;
+pub(super) const LONGEST_REPLY: usize = 8192;
 
 /// What happens while answering.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,31 +96,8 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::chat`].
     pub fn chat_with(&mut self, request: &Request, on: Listener<'_>) -> Result<Reply, Error> {
-        let prompt = self.render(request)?;
+        let prompt = self.assets.render(request)?;
         self.reply(&prompt, &request.images, &request.options, on)
-    }
-
-    fn render(&self, request: &Request) -> Result<Prompt, Error> {
-        let Some(template) = &self.assets.template else {
-            return Err(Error::Parameter(
-                "this checkpoint is a pre-trained one: it has no chat template and continues text instead".into(),
-            ));
-        };
-        let messages = match request.options.think {
-            true => &with_thinking(&request.messages),
-            false => &request.messages,
-        };
-        let prompt = template.render(messages, &self.assets.tokenizer, RenderOptions::default())?;
-        // A damaged template may answer for the user: better no answer than one to another question.
-        let question = messages.iter().rev().find(|m| m.role == Role::User);
-        let text = prompt.text(&self.assets.tokenizer);
-        let left_out = |part: &Part| matches!(part, Part::Text(part) if !text.contains(part.trim()));
-        if question.is_some_and(|q| q.content.iter().any(left_out)) {
-            return Err(Error::Parameter(
-                "the chat template leaves out the question: it is damaged, or another model's".into(),
-            ));
-        }
-        Ok(prompt)
     }
 
     /// Continues a text, without a chat template: what pre-trained checkpoints do. Pictures stand before the text.
@@ -168,9 +143,9 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::chat`].
     pub fn prompt_ids(&self, request: &Request) -> Result<Vec<u32>, Error> {
-        let prompt = self.render(request)?;
-        let crops = self.crops(&request.images, &request.options)?;
-        Ok(self.encode(&prompt, &crops.iter().map(Vec::len).collect::<Vec<_>>())?.ids)
+        let prompt = self.assets.render(request)?;
+        let crops = self.assets.crops(&request.images, &request.options)?;
+        Ok(self.assets.encode(&prompt, &crops.iter().map(Vec::len).collect::<Vec<_>>(), self.config())?.ids)
     }
 
     fn reply(
@@ -182,9 +157,9 @@ impl Pipeline {
     ) -> Result<Reply, Error> {
         let sampling = options.sampling.unwrap_or(self.assets.sampling);
         sampling.check().map_err(Error::Parameter)?;
-        let crops = self.crops(images, options)?;
+        let crops = self.assets.crops(images, options)?;
         let counts: Vec<usize> = crops.iter().map(Vec::len).collect();
-        let encoded = self.encode(prompt, &counts)?;
+        let encoded = self.assets.encode(prompt, &counts, self.config())?;
         let context = self.context();
         if encoded.ids.len() >= context {
             return Err(Error::Context { wanted: encoded.ids.len() + 1, context });
@@ -238,25 +213,6 @@ impl Pipeline {
             timings,
             tokens: speech.tokens,
         })
-    }
-
-    /// The crops of each picture, where pan-and-scan is on.
-    fn crops(&self, images: &[RgbImage], options: &Options) -> Result<Vec<Vec<RgbImage>>, Error> {
-        if images.is_empty() {
-            return Ok(Vec::new());
-        }
-        let preprocessor = self.assets.preprocessor.as_ref().ok_or(medgemma_gemma::Error::NoVision)?;
-        let wanted = options.pan_and_scan.unwrap_or(preprocessor.default_pan_and_scan());
-        Ok(images.iter().map(|image| if wanted { preprocessor.crops(image) } else { Vec::new() }).collect())
-    }
-
-    fn encode(&self, prompt: &Prompt, crops: &[usize]) -> Result<Encoded, Error> {
-        let tokenizer = &self.assets.tokenizer;
-        let Some(vision) = &self.config().vision else {
-            return Ok(Encoded { ids: prompt.encode(tokenizer)?, pictures: Vec::new() });
-        };
-        let layout = ImageLayout { tokens: ImageTokens::of(tokenizer)?, per_image: vision.tokens_per_image, crops };
-        Ok(prompt.encode_with_images(tokenizer, layout)?)
     }
 
     /// Encodes the pictures that aren't kept; `None` when the listener ended it.
@@ -314,15 +270,4 @@ fn tell(spoken: Vec<Spoken>, on: Listener<'_>) -> ControlFlow<()> {
         })?;
     }
     ControlFlow::Continue(())
-}
-
-/// The messages with the words before the system text that ask the model to think.
-fn with_thinking(messages: &[Message]) -> Vec<Message> {
-    let (persona, rest) = match messages.split_first() {
-        Some((first, rest)) if first.role == Role::System => (Some(first.text()), rest),
-        _ => (None, messages),
-    };
-    let mut with = vec![Message::system(thinking_system(persona.as_deref()))];
-    with.extend_from_slice(rest);
-    with
 }

@@ -1,7 +1,7 @@
 //! From tokens to text: splits the thought from the answer, watches for stop strings, keeps log-probabilities.
 
 use crate::generate::NewToken;
-use medgemma_gemma::text::{self, StopMatcher, ThoughtParser, Tokenizer};
+use medgemma_gemma::text::{self, DecodeStream, StopMatcher, ThoughtParser, Tokenizer};
 
 /// A token of a reply, as log-probabilities report it.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,15 +18,55 @@ pub struct SpokenToken {
     pub thought: bool,
 }
 
+impl SpokenToken {
+    pub(super) fn new(tokenizer: &Tokenizer, token: &NewToken, logprob: f32, thought: bool) -> Self {
+        let bytes = |id: u32| tokenizer.token_bytes(id).to_vec();
+        let top = token.top.iter().map(|t| (t.id, bytes(t.id), t.logprob)).collect();
+        Self { id: token.id, bytes: bytes(token.id), logprob, top, thought }
+    }
+}
+
 /// The text of a reply in the making.
 pub(super) struct Speech {
-    parser: ThoughtParser,
+    parser: Parser,
     stops: StopMatcher,
     pub(super) thought: String,
     pub(super) answer: String,
     pub(super) tokens: Vec<SpokenToken>,
     /// A thought was begun, even if it is empty.
     pub(super) thinks: bool,
+}
+
+/// How tokens are read.
+enum Parser {
+    /// A reply: thought and answer.
+    Reply(ThoughtParser),
+    /// The continuation of a text: all of it is the answer.
+    Plain(DecodeStream),
+}
+
+impl Parser {
+    fn push(&mut self, id: u32) -> Vec<text::Event> {
+        match self {
+            Self::Reply(parser) => parser.push(id),
+            Self::Plain(stream) => answer(stream.push(id)),
+        }
+    }
+
+    fn finish(&mut self) -> Vec<text::Event> {
+        match self {
+            Self::Reply(parser) => parser.finish(),
+            Self::Plain(stream) => answer(stream.finish()),
+        }
+    }
+
+    fn in_thought(&self) -> bool {
+        matches!(self, Self::Reply(parser) if parser.in_thought())
+    }
+}
+
+fn answer(text: String) -> Vec<text::Event> {
+    if text.is_empty() { Vec::new() } else { vec![text::Event::Answer(text)] }
 }
 
 /// More text to show.
@@ -37,8 +77,17 @@ pub(super) enum Spoken {
 
 impl Speech {
     pub(super) fn new(tokenizer: &Tokenizer, stops: &[String]) -> Self {
+        Self::of(Parser::Reply(ThoughtParser::new(tokenizer, true)), stops)
+    }
+
+    /// The continuation of a text: nothing in it is a thought.
+    pub(super) fn plain(tokenizer: &Tokenizer, stops: &[String]) -> Self {
+        Self::of(Parser::Plain(DecodeStream::new(tokenizer, true)), stops)
+    }
+
+    fn of(parser: Parser, stops: &[String]) -> Self {
         Self {
-            parser: ThoughtParser::new(tokenizer, true),
+            parser,
             stops: StopMatcher::new(stops),
             thought: String::new(),
             answer: String::new(),
@@ -54,14 +103,7 @@ impl Speech {
         let thought = was_thinking || self.parser.in_thought();
         self.thinks |= thought;
         if let Some(logprob) = token.logprob {
-            let bytes = |id: u32| tokenizer.token_bytes(id).to_vec();
-            self.tokens.push(SpokenToken {
-                id: token.id,
-                bytes: bytes(token.id),
-                logprob,
-                top: token.top.iter().map(|t| (t.id, bytes(t.id), t.logprob)).collect(),
-                thought,
-            });
+            self.tokens.push(SpokenToken::new(tokenizer, token, logprob, thought));
         }
         self.show(events)
     }
@@ -81,6 +123,11 @@ impl Speech {
     /// Whether a stop string came.
     pub(super) fn stopped(&self) -> bool {
         self.stops.found().is_some()
+    }
+
+    /// The stop string that came, by its place among those that aren't empty.
+    pub(super) fn stop_found(&self) -> Option<usize> {
+        self.stops.found()
     }
 
     /// Whether the text ended inside the thought.
