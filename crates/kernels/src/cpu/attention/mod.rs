@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod kernels;
+mod lanes;
 
 use super::Error;
 use super::cache::{Blocks, CpuCache, Element, Layout};
@@ -14,7 +15,7 @@ use super::memory::{Buffer, Parts};
 use super::pool::Pool;
 use super::simd::{Found, Isa, LANES};
 use crate::backend::{BLOCK, Rows, Step};
-use kernels::{Accumulate, Accumulate16, BLOCKS, SPAN, Scores, Scores16, Softmax, VECTORS, Weigh};
+use kernels::{Accumulate, BLOCKS, SPAN, Scores, Softmax, VECTORS, Weigh};
 use std::ops::Range;
 
 /// Queries of a task.
@@ -97,7 +98,7 @@ pub(crate) fn attention(
         match &cache.blocks {
             Blocks::F32(data) => tile.run::<F32>(data, scratch, &out),
             Blocks::BF16(data) => tile.run::<BF16>(data, scratch, &out),
-            Blocks::Pairs(data) => tile.run::<Pairs>(data, scratch, &out),
+            Blocks::Pairs(data) => lanes::run(&tile, data, scratch, &out),
         }
     });
 }
@@ -115,17 +116,40 @@ struct TileOf<'a> {
 }
 
 impl TileOf<'_> {
+    /// Query heads that read one key/value head.
+    fn shared(&self) -> usize {
+        self.queries.heads / self.layout.kv_heads
+    }
+
+    /// Queries of the tile.
+    fn count(&self) -> usize {
+        TASK.min(self.sequence.rows.len() * self.shared() - self.first * TASK)
+    }
+
+    /// The row of query `i`, and where it begins in the step's matrices.
+    fn at(&self, i: usize) -> (usize, usize) {
+        let (shared, i) = (self.shared(), self.first * TASK + i);
+        let row = self.sequence.rows.start + i / shared;
+        (row, (row * self.queries.heads + self.head * shared + i % shared) * self.layout.head_dim)
+    }
+
+    /// Keys and values of the blocks in sight in span `span`, `held` elements of the cache in one of `data`.
+    fn blocks<'d, T>(&self, data: &'d [T], held: usize, span: usize, sight: Range<usize>) -> [[&'d [T]; BLOCKS]; 2] {
+        let Self { queries, layout, head, .. } = *self;
+        let mut found: [[&[T]; BLOCKS]; 2] = [[&[]; BLOCKS]; 2];
+        let [keys, values] = &mut found;
+        for block in sight.start / BLOCK..sight.end.div_ceil(BLOCK) {
+            let place = self.sequence.table[span * BLOCKS + block] as usize;
+            let at = |first: usize, len: usize| &data[first / held..(first + len) / held];
+            keys[block] = at(layout.keys(place, queries.layer, head), layout.head_dim * BLOCK);
+            values[block] = at(layout.values(place, queries.layer, head), layout.padded * BLOCK);
+        }
+        found
+    }
+
     fn run<A: Arithmetic>(&self, data: &[A::Stored], scratch: &mut [f32], out: &Parts<'_, f32>) {
-        let Self { isa, queries, layout, sequence, head, .. } = *self;
-        let (dim, padded) = (layout.head_dim, layout.padded);
-        let shared = queries.heads / layout.kv_heads;
-        let first = self.first * TASK;
-        let count = TASK.min(sequence.rows.len() * shared - first);
-        // Where query i lies in the step's matrices.
-        let at = |i: usize| {
-            let (row, part) = ((first + i) / shared, (first + i) % shared);
-            (sequence.rows.start + row, head * shared + part)
-        };
+        let Self { isa, queries, layout, .. } = *self;
+        let (dim, padded, count) = (layout.head_dim, layout.padded, self.count());
         let wide = isa.isa() == Isa::Avx512;
         let tiling = Tiling::new(count, if wide { &[1, 2, 4, 8, 12] } else { &[1, 2, 4, 6] });
 
@@ -136,41 +160,17 @@ impl TileOf<'_> {
             let q = &mut q[tile.first * dim..][..tile.padded * dim];
             q.fill(0.0);
             for r in 0..tile.rows {
-                let (row, head) = at(tile.first + r);
-                A::query(&queries.q[(row * queries.heads + head) * dim..][..dim], r, tile.padded, q);
+                column(&queries.q[self.at(tile.first + r).1..][..dim], r, tile.padded, q);
             }
         }
         sums.fill(0.0);
         let mut state = [Softmax::new(); TASK];
-        let mut seen: [Range<usize>; TASK] = [const { 0..0 }; TASK];
-        for (i, seen) in seen[..count].iter_mut().enumerate() {
-            *seen = visible(queries.step, at(i).0, queries.window);
-        }
-        let (lo, hi) = seen[..count].iter().fold((usize::MAX, 0), |(lo, hi), s| (lo.min(s.start), hi.max(s.end)));
-
-        // What every query sees: most spans of a long text, all of an image.
-        let common = seen[..count].iter().fold(0..usize::MAX, |all, s| all.start.max(s.start)..all.end.min(s.end));
-        let mut inside = [(0u8, 0u8); TASK];
-        for span in lo / SPAN..hi.div_ceil(SPAN) {
+        let sight = Sight::of(self);
+        for span in sight.spans() {
             // Keys of this span that each query sees.
-            let start = span * SPAN;
-            if common.start <= start && start + SPAN <= common.end {
-                inside[..count].fill((0, SPAN as u8));
-            } else {
-                for (inside, seen) in inside.iter_mut().zip(&seen) {
-                    let clip = |key: usize| key.saturating_sub(start).min(SPAN) as u8;
-                    *inside = (clip(seen.start), clip(seen.end));
-                }
-            }
+            let inside = sight.inside(span);
             let Some(all) = union(&inside) else { continue };
-            let mut keys: [&[A::Stored]; BLOCKS] = [&[]; BLOCKS];
-            let mut values = keys;
-            for block in all.start / BLOCK..all.end.div_ceil(BLOCK) {
-                let place = sequence.table[span * BLOCKS + block] as usize;
-                let at = |first: usize, len: usize| &data[first / A::HELD..(first + len) / A::HELD];
-                keys[block] = at(layout.keys(place, queries.layer, head), dim * BLOCK);
-                values[block] = at(layout.values(place, queries.layer, head), padded * BLOCK);
-            }
+            let [keys, values] = self.blocks(data, 1, span, all);
             for tile in tiling.iter() {
                 let range = tile.first..tile.first + tile.padded;
                 let inside = &inside[range.clone()];
@@ -203,8 +203,7 @@ impl TileOf<'_> {
         }
 
         for (i, (sums, state)) in sums.chunks_exact(padded).zip(&state[..count]).enumerate() {
-            let (row, head) = at(i);
-            let to = (row * queries.heads + head) * dim;
+            let to = self.at(i).1;
             // SAFETY: each query of the step is in one tile.
             let out = unsafe { out.part(to..to + dim) };
             for (out, sum) in out.iter_mut().zip(sums) {
@@ -212,6 +211,48 @@ impl TileOf<'_> {
                 *out = if state.sum == 0.0 { 0.0 } else { sum / state.sum };
             }
         }
+    }
+}
+
+/// What the queries of a tile see.
+struct Sight {
+    seen: [Range<usize>; TASK],
+    /// What every query sees: most spans of a long text, all of an image.
+    common: Range<usize>,
+    any: Range<usize>,
+}
+
+impl Sight {
+    fn of(tile: &TileOf<'_>) -> Self {
+        let mut seen: [Range<usize>; TASK] = [const { 0..0 }; TASK];
+        let queries = tile.queries;
+        let mut common = 0..usize::MAX;
+        let mut any = Range { start: usize::MAX, end: 0 };
+        for (i, seen) in seen[..tile.count()].iter_mut().enumerate() {
+            *seen = visible(queries.step, tile.at(i).0, queries.window);
+            common = common.start.max(seen.start)..common.end.min(seen.end);
+            any = any.start.min(seen.start)..any.end.max(seen.end);
+        }
+        Self { seen, common, any }
+    }
+
+    /// Spans in which there may be something to see.
+    fn spans(&self) -> Range<usize> {
+        self.any.start / SPAN..self.any.end.div_ceil(SPAN)
+    }
+
+    /// The part of a span that each query sees; behind the last query, none or all of it.
+    fn inside(&self, span: usize) -> [(u8, u8); TASK] {
+        let start = span * SPAN;
+        if self.common.start <= start && start + SPAN <= self.common.end {
+            return [(0, SPAN as u8); TASK];
+        }
+        let mut inside = [(0, 0); TASK];
+        for (inside, seen) in inside.iter_mut().zip(&self.seen) {
+            let clip = |key: usize| key.saturating_sub(start).min(SPAN) as u8;
+            *inside = (clip(seen.start), clip(seen.end));
+        }
+        inside
     }
 }
 
@@ -255,11 +296,6 @@ impl<E> Call<'_, E> {
 trait Arithmetic {
     /// An element as it is held.
     type Stored;
-    /// Elements of the cache in one of those.
-    const HELD: usize = 1;
-
-    /// Puts a query into column `row` of its tile's `[head_dim][rows]`.
-    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]);
 
     fn run<const ROWS: usize, const NP: usize>(call: Call<'_, Self::Stored>, isa: Found);
 }
@@ -267,8 +303,6 @@ trait Arithmetic {
 /// In f32, elements widened.
 struct F32;
 struct BF16;
-/// In bf16.
-struct Pairs;
 
 /// For each element type whose products are in f32.
 fn in_f32<E: Element, const ROWS: usize, const NP: usize>(mut call: Call<'_, E>, isa: Found) {
@@ -280,6 +314,7 @@ fn in_f32<E: Element, const ROWS: usize, const NP: usize>(mut call: Call<'_, E>,
     isa.run(Accumulate::<E, ROWS, NP> { weights: scores, values, vectors, keys: seen, state, sums });
 }
 
+/// Puts a query into column `row` of its tile's `[head_dim][rows]`.
 fn column(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
     for (&from, to) in from.iter().zip(tile.chunks_exact_mut(rows)) {
         to[row] = from;
@@ -289,10 +324,6 @@ fn column(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
 impl Arithmetic for F32 {
     type Stored = f32;
 
-    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
-        column(from, row, rows, tile);
-    }
-
     fn run<const ROWS: usize, const NP: usize>(call: Call<'_, f32>, isa: Found) {
         in_f32::<f32, ROWS, NP>(call, isa);
     }
@@ -301,35 +332,8 @@ impl Arithmetic for F32 {
 impl Arithmetic for BF16 {
     type Stored = u16;
 
-    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
-        column(from, row, rows, tile);
-    }
-
     fn run<const ROWS: usize, const NP: usize>(call: Call<'_, u16>, isa: Found) {
         in_f32::<u16, ROWS, NP>(call, isa);
-    }
-}
-
-impl Arithmetic for Pairs {
-    type Stored = u32;
-    const HELD: usize = 2;
-
-    /// Tiles are `[head_dim / 2][rows]` pairs, in the room of f32.
-    fn query(from: &[f32], row: usize, rows: usize, tile: &mut [f32]) {
-        for (pair, to) in from.as_chunks::<2>().0.iter().zip(tile.chunks_exact_mut(rows)) {
-            let [first, second] = pair.map(|v| u32::from(u16::encode(v)));
-            to[row] = f32::from_bits(first | second << 16);
-        }
-    }
-
-    fn run<const ROWS: usize, const NP: usize>(mut call: Call<'_, u32>, isa: Found) {
-        for block in call.blocks() {
-            let q = &call.q[..call.keys[block].len() / BLOCK * ROWS];
-            isa.run16(Scores16::<ROWS> { q, keys: call.keys[block], block, scores: call.scores });
-        }
-        call.weigh(isa);
-        let Call { values, vectors, scores, sums, seen, state, .. } = call;
-        isa.run16(Accumulate16::<ROWS> { weights: scores, values, vectors, keys: seen, state, sums });
     }
 }
 

@@ -235,18 +235,43 @@ impl Products16 for Avx512<true> {
         unsafe { std::mem::transmute(_mm512_loadu_si512(w.as_ptr().cast())) }
     }
     #[inline(always)]
-    fn load_pairs_masked(self, w: &[u32; LANES], mask: u32) -> __m512bh {
-        unsafe {
-            let pairs = _mm512_and_si512(_mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi32(mask as i32));
-            std::mem::transmute(pairs)
-        }
-    }
-    #[inline(always)]
     fn dot16(self, sum: __m512, w: __m512bh, x: u32) -> __m512 {
         unsafe { _mm512_dpbf16_ps(sum, w, std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32))) }
     }
     #[inline(always)]
     fn to_pairs(self, v: __m512) -> [u32; LANES / 2] {
         unsafe { std::mem::transmute(_mm512_cvtneps_pbh(v)) }
+    }
+    #[inline(always)]
+    fn zip_pairs(self, first: __m512, second: __m512) -> [u32; LANES] {
+        // Word i of a half beside word i of the other.
+        const ORDER: [u16; 2 * LANES] = {
+            let (mut order, mut i) = ([0; 2 * LANES], 0);
+            while i < order.len() {
+                order[i] = (i / 2 + i % 2 * LANES) as u16;
+                i += 1;
+            }
+            order
+        };
+        unsafe {
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+            let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+            std::mem::transmute(_mm512_permutexvar_epi16(order, both))
+        }
+    }
+    #[inline(always)]
+    fn fraction(self, v: __m512) -> __m512 {
+        unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    fn scale_floor(self, a: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    fn keep_between(self, v: __m512, at: __m512, from: __m512, to: __m512) -> __m512 {
+        unsafe {
+            let seen = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(at, from) & _mm512_cmp_ps_mask::<_CMP_LT_OQ>(at, to);
+            _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), seen, v)
+        }
     }
 }

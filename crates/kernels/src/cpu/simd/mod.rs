@@ -107,12 +107,18 @@ pub(crate) trait Products16: Simd {
 
     /// Pairs as they lie in memory: the first of each in the low half.
     fn load_pairs(self, w: &[u32; LANES]) -> Self::Pairs;
-    /// As [`Products16::load_pairs`], with the bits of each pair that are not in `mask` zeroed.
-    fn load_pairs_masked(self, w: &[u32; LANES], mask: u32) -> Self::Pairs;
     /// Adds the products of 2 k with the pair in `x`. Denormal numbers count as zero.
     fn dot16(self, sum: Self::F, w: Self::Pairs, x: u32) -> Self::F;
     /// Neighbours rounded to the nearest bf16, ties to even, in pairs: the first of each in the low half.
     fn to_pairs(self, v: Self::F) -> [u32; LANES / 2];
+    /// Lanes of both rounded so, in pairs: `first` in the low half of each, `second` in the high one.
+    fn zip_pairs(self, first: Self::F, second: Self::F) -> [u32; LANES];
+    /// What `v` is above the next integer below it; 0 for infinities.
+    fn fraction(self, v: Self::F) -> Self::F;
+    /// a · 2^⌊n⌋ for a > 0 and n < 128, rounded once; 0 for n = -∞.
+    fn scale_floor(self, a: Self::F, n: Self::F) -> Self::F;
+    /// `v` in the lanes where `from <= at < to`, -∞ elsewhere.
+    fn keep_between(self, v: Self::F, at: Self::F, from: Self::F, to: Self::F) -> Self::F;
 }
 
 /// A computation with [`Products16`].

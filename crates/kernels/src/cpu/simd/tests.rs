@@ -147,3 +147,38 @@ fn instruction_sets_agree_with_plain_arithmetic() {
         }
     }
 }
+
+struct Check16;
+
+impl Kernel16 for Check16 {
+    fn run<S: Products16>(self, s: S) {
+        let a: [f32; LANES] = std::array::from_fn(|i| i as f32 * 1.26 - 7.63);
+        let b: [f32; LANES] = std::array::from_fn(|i| 3.1 - i as f32 * 0.57);
+        let (va, vb) = (s.load(&a), s.load(&b));
+        let bits = |v: f32| u32::from(bf16::from_f32(v).to_bits());
+        let pairs: [u32; LANES] = std::array::from_fn(|i| bits(a[i]) | bits(b[i]) << 16);
+        assert_eq!(s.zip_pairs(va, vb), pairs);
+        assert_eq!(s.to_pairs(va), std::array::from_fn(|i| bits(a[2 * i]) | bits(a[2 * i + 1]) << 16));
+        let product = |i: usize| bf16::from_f32(a[i]).to_f32() * 2.0 - bf16::from_f32(b[i]).to_f32();
+        let sum = s.dot16(s.splat(0.0), s.load_pairs(&pairs), bits(2.0) | bits(-1.0) << 16);
+        for (i, sum) in lanes(s, sum).into_iter().enumerate() {
+            assert!((sum - product(i)).abs() <= 1e-5, "{sum}, not {}", product(i));
+        }
+        assert_eq!(lanes(s, s.fraction(va)), a.map(|a| a - a.floor()));
+        assert_eq!(lanes(s, s.fraction(s.splat(f32::NEG_INFINITY))), [0.0; LANES]);
+        assert_eq!(lanes(s, s.scale_floor(s.splat(3.0), vb)), b.map(|b| 3.0 * b.floor().exp2()));
+        assert_eq!(lanes(s, s.scale_floor(s.splat(3.0), s.splat(f32::NEG_INFINITY))), [0.0; LANES]);
+        let kept = lanes(s, s.keep_between(va, s.splat(2.0), vb, s.splat(2.5)));
+        assert_eq!(kept, std::array::from_fn(|i| if b[i] <= 2.0 { a[i] } else { f32::NEG_INFINITY }));
+        let kept = lanes(s, s.keep_between(va, s.splat(2.0), s.splat(2.0), vb));
+        assert_eq!(kept, std::array::from_fn(|i| if b[i] > 2.0 { a[i] } else { f32::NEG_INFINITY }));
+    }
+}
+
+#[test]
+fn products_of_bf16_agree_with_plain_arithmetic() {
+    let isa = Found::new(Isa::detect());
+    if isa.products16() {
+        isa.run16(Check16);
+    }
+}
