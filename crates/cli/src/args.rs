@@ -1,5 +1,9 @@
 //! What can be typed: names and flags, as the README and scripts rely on them.
 
+mod serve;
+
+pub(crate) use serve::Serve;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use medgemma_engine::speculate::DRAFT_MAX;
@@ -40,6 +44,8 @@ pub(crate) enum Command {
     Score(Score),
     /// Measure how fast a model is on this machine
     Bench(Bench),
+    /// Serve a model over HTTP: the OpenAI, Anthropic and Ollama APIs
+    Serve(Serve),
     /// Look at this machine and say what to change
     Doctor(Doctor),
     /// Print a shell's completions

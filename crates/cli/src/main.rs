@@ -42,6 +42,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Quantize(args) => commands::quantize::run(args, cli.quiet),
         Command::Score(args) => commands::score::run(args, cli.quiet),
         Command::Bench(args) => commands::bench::run(args, cli.quiet),
+        Command::Serve(args) => commands::serve::run(args, cli.quiet),
         Command::Doctor(args) => commands::doctor::run(args, cli.quiet),
         Command::Completions { shell } => {
             // Into memory first: clap_complete panics when a reader has enough.

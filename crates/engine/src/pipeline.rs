@@ -21,7 +21,7 @@ mod spoken;
 pub use load::{CHUNK, LoadOptions, Opened, Quant};
 pub use request::{Options, Request};
 pub use run::{Event, Reply, ScoredToken, Usage};
-pub use serving::{Ending, Frontend, Prepared, Said, Serving, ServingOptions};
+pub use serving::{Ending, Frontend, Prepared, PromptToken, Said, Serving, ServingOptions};
 pub use spoken::SpokenToken;
 
 use crate::runner::Runner;

@@ -149,8 +149,9 @@ impl<B: Backend> Sequence<B> {
         // The last token is always computed: its logits are wanted.
         let same = self.common_prefix(&tokens, &images).min(self.computed).min(tokens.len().saturating_sub(1));
         // What another sequence reads must not be written over.
-        let shared =
-            |end: usize| end % BLOCK > 0 && (self.global.is_shared(end, global) || self.local.is_shared(end, local));
+        let shared = |end: usize| {
+            !end.is_multiple_of(BLOCK) && (self.global.is_shared(end, global) || self.local.is_shared(end, local))
+        };
         let usable = |end: &usize| self.can_go_on_from(*end, &images, window) && !shared(*end);
         let keep = [same, self.anchor.min(same)].into_iter().find(usable).unwrap_or(0);
         self.global.truncate(keep, global);

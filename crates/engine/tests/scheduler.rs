@@ -80,9 +80,12 @@ fn alone(runner: &mut Runner<CpuBackend>, task: &Task<CpuBackend>) -> Vec<(u32, 
     tokens
 }
 
+/// Each task's tokens, with their log-probabilities.
+type Written = HashMap<Ticket, Vec<(u32, f32)>>;
+
 /// Runs until nothing is left; the tokens of each task, and how many of its prompt's tokens were known.
-fn finish(scheduler: &mut Scheduler<CpuBackend>) -> (HashMap<Ticket, Vec<(u32, f32)>>, HashMap<Ticket, usize>) {
-    let (mut tokens, mut known) = (HashMap::<Ticket, Vec<(u32, f32)>>::new(), HashMap::new());
+fn finish(scheduler: &mut Scheduler<CpuBackend>) -> (Written, HashMap<Ticket, usize>) {
+    let (mut tokens, mut known) = (Written::new(), HashMap::new());
     while !scheduler.is_idle() {
         for (ticket, update) in scheduler.step() {
             match update {
@@ -138,7 +141,7 @@ fn a_common_beginning_is_computed_once_and_only_for_its_owner() {
     let mut scheduler = scheduler(512, 4);
     let shared = text(1, 96);
     let with = |seed, len| shared.iter().copied().chain(text(seed, len)).collect::<Vec<_>>();
-    let mut tasks = vec![task(with(2, 30), 8), task(with(2, 30), 8), task(with(3, 10), 8), task(with(4, 40), 8)];
+    let mut tasks = [task(with(2, 30), 8), task(with(2, 30), 8), task(with(3, 10), 8), task(with(4, 40), 8)];
     tasks[1].generation.sampling = Sampling { seed: 1, ..Sampling::PUBLISHED };
     tasks[3].owner = 1;
     let tickets: Vec<_> = tasks.iter().map(|task| scheduler.submit(copy(task)).unwrap()).collect();
@@ -201,7 +204,7 @@ fn a_thousand_random_steps_leak_no_block() {
     let mut random = Random(11);
     let pictures: Vec<_> = (0..2).map(|i| image(scheduler.runner(), 10, i)).collect();
     let mut tasks: HashMap<Ticket, Task<CpuBackend>> = HashMap::new();
-    let mut written: HashMap<Ticket, Vec<(u32, f32)>> = HashMap::new();
+    let mut written = Written::new();
     let mut done = Vec::new();
     for _ in 0..1000 {
         if random.below(3) == 0 && scheduler.occupancy().waiting < 12 {

@@ -9,6 +9,7 @@ pub(crate) mod pull;
 pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod score;
+pub(crate) mod serve;
 
 use crate::terminal::one_line;
 use anyhow::Result;

@@ -5,9 +5,9 @@ use super::assets::Assets;
 use super::features::{FeatureCache, digest};
 use super::run::LONGEST_REPLY;
 use super::spoken::{Speech, Spoken, SpokenToken};
-use super::{Options, Pipeline, Request, ScoredToken};
+use super::{Options, Pipeline, Request};
 use crate::error::Error;
-use crate::generate::{Finish, Generation, Timings};
+use crate::generate::{Finish, Generation, NewToken, Timings};
 use crate::runner::{Runner, RunnerConfig};
 use crate::scheduler::{Occupancy, Scheduler, SchedulerConfig, Task, Ticket, Update};
 use crate::sequence::PlacedImage;
@@ -76,7 +76,7 @@ pub enum Said {
         cached_tokens: usize,
     },
     /// Its prompt's tokens, scored.
-    Scores(Vec<(ScoredToken, Vec<(u32, Vec<u8>, f32)>)>),
+    Scores(Vec<PromptToken>),
     /// A token came; the texts that can be shown now may be empty.
     Token {
         /// More of the thought.
@@ -90,6 +90,19 @@ pub enum Said {
     Ended(Ending),
     /// It can't be answered.
     Failed(Error),
+}
+
+/// A token of a prompt that was scored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its log-probability, given the tokens before it; `None` for the first.
+    pub logprob: Option<f32>,
+    /// The most likely tokens in its place: id, bytes and log-probability, most likely first.
+    pub top: Vec<(u32, Vec<u8>, f32)>,
 }
 
 /// How a request ended.
@@ -235,6 +248,11 @@ impl Prepared {
     /// Tokens of the prompt.
     pub fn prompt_tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Whether it holds pictures, which take megabytes until they are encoded.
+    pub fn has_pictures(&self) -> bool {
+        !self.pictures.is_empty()
     }
 
     /// The prompt's token ids.
@@ -459,16 +477,12 @@ fn split(spoken: Vec<Spoken>) -> (String, String) {
 }
 
 /// A prompt's tokens with their scores, the first one without.
-fn scored(
-    tokenizer: &Tokenizer,
-    prompt: &[u32],
-    scores: Vec<crate::generate::NewToken>,
-) -> Vec<(ScoredToken, Vec<(u32, Vec<u8>, f32)>)> {
+fn scored(tokenizer: &Tokenizer, prompt: &[u32], scores: Vec<NewToken>) -> Vec<PromptToken> {
     let bytes = |id: u32| tokenizer.token_bytes(id).to_vec();
-    let first = prompt.first().map(|id| (ScoredToken { id: *id, bytes: bytes(*id), logprob: None }, Vec::new()));
+    let first = prompt.first().map(|id| PromptToken { id: *id, bytes: bytes(*id), logprob: None, top: Vec::new() });
     let rest = scores.into_iter().map(|token| {
         let top = token.top.iter().map(|t| (t.id, bytes(t.id), t.logprob)).collect();
-        (ScoredToken { id: token.id, bytes: bytes(token.id), logprob: token.logprob }, top)
+        PromptToken { id: token.id, bytes: bytes(token.id), logprob: token.logprob, top }
     });
     first.into_iter().chain(rest).collect()
 }

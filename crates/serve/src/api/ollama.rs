@@ -1,0 +1,254 @@
+//! Ollama's API.
+
+use super::{Ask, budget, check_model, read, repeat, respond, sampling, stops, submit, tell_ignored};
+use crate::failure::{Failure, answer};
+use crate::fields::Fields;
+use crate::guard::Owner;
+use crate::image;
+use crate::outcome::{End, Outcome, Piece};
+use crate::server::Shared;
+use crate::stream::{self, Writer};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use medgemma_engine::Options;
+use medgemma_engine::pipeline::{Frontend, Prepared};
+use medgemma_gemma::image::RgbImage;
+use medgemma_gemma::text::{Message, Part, Role};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Ollama's errors are a text.
+fn refusal(failure: &Failure) -> Response {
+    failure.with(&json!({"error": failure.message}))
+}
+
+/// `POST /api/chat`
+pub(crate) async fn chat(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let result = match read(&shared, request).await {
+        Ok((fields, owner)) => reply(&shared, fields, owner, true).await,
+        Err(failure) => Err(failure),
+    };
+    result.unwrap_or_else(|failure| refusal(&failure))
+}
+
+/// `POST /api/generate`
+pub(crate) async fn generate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let result = match read(&shared, request).await {
+        Ok((fields, owner)) => reply(&shared, fields, owner, false).await,
+        Err(failure) => Err(failure),
+    };
+    result.unwrap_or_else(|failure| refusal(&failure))
+}
+
+/// Base64 pictures by message, decoded where work may be done.
+type Pictures = Vec<(String, Vec<String>)>;
+
+async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
+    check_model(shared, &fields)?;
+    fields.refuse("tools", "tools aren't supported: these models weren't trained for them")?;
+    fields.refuse("format", super::NO_FORMS)?;
+    fields.refuse("suffix", "it isn't supported")?;
+    fields.refuse("template", "a request can't bring a template")?;
+    let frontend = &shared.ready()?.frontend;
+    let asked = fields.object("options")?;
+    let sampling = sampling(&asked, frontend)?;
+    let think = match fields.get("think") {
+        Some(Value::String(effort)) => effort != "none",
+        _ => fields.flag("think")?.unwrap_or(false),
+    };
+    let most = match asked.integer("num_predict")? {
+        Some(number) if number < 0 => shared.config.max_tokens,
+        _ => budget(&asked, &["num_predict"], 1, &shared.config)?,
+    };
+    let options = Options {
+        max_tokens: Some(most),
+        sampling: Some(sampling),
+        think,
+        stop: stops(&asked, "stop")?,
+        ..Options::default()
+    };
+    let (messages, pictures) = if chat { conversation(&fields)? } else { question(&fields)? };
+    // A pre-trained model continues the text; so does any where the request says so.
+    let raw = !chat && (fields.flag("raw")?.unwrap_or(false) || !frontend.can_chat());
+    let stream = fields.flag("stream")?.unwrap_or(true);
+    fields.get("keep_alive");
+    let ignored = fields.ignored();
+    drop(fields);
+    let seed = sampling.seed;
+    let running = submit(shared, owner, 1, move |frontend, config| {
+        let images = decode(&pictures, config)?;
+        Ok(repeat(prepare(frontend, config, messages, images, options, raw)?, 1, seed))
+    })
+    .await?;
+    let lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now() };
+    if stream {
+        return Ok(tell_ignored(stream::respond(running, lines), &ignored));
+    }
+    let outcomes = running.gather().await?;
+    let outcome = outcomes.first().ok_or_else(|| Failure::engine("there is no answer"))?;
+    let mut body = lines.line(&outcome.thought, &outcome.answer);
+    lines.finish(&mut body, outcome);
+    Ok(respond(&body, &ignored))
+}
+
+fn prepare(
+    frontend: &Frontend,
+    config: &crate::config::Config,
+    messages: Vec<Message>,
+    images: Vec<RgbImage>,
+    options: Options,
+    raw: bool,
+) -> Result<Prepared, Failure> {
+    match messages.last() {
+        Some(last) if raw => Ok(frontend.complete(&last.text(), &images, &options)?),
+        _ => Ask { messages, images: Some(images), options }.prepare(frontend, config),
+    }
+}
+
+fn decode(pictures: &Pictures, config: &crate::config::Config) -> Result<Vec<RgbImage>, Failure> {
+    let count: usize = pictures.iter().map(|(_, list)| list.len()).sum();
+    if count > config.images {
+        return Err(Failure::field("images", format!("more than {} pictures", config.images)));
+    }
+    let all = pictures.iter().flat_map(|(field, list)| list.iter().map(move |data| (field, data)));
+    all.map(|(field, data)| image::decode_base64(field, data, config)).collect()
+}
+
+/// A message's pictures, in base64.
+fn pictures(value: &Value, place: &str) -> Result<Vec<String>, Failure> {
+    let wrong = || Failure::field(&format!("{place}images"), "it must be a list of pictures in base64");
+    match &value["images"] {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => list.iter().map(|data| data.as_str().map(str::to_owned).ok_or_else(wrong)).collect(),
+        _ => Err(wrong()),
+    }
+}
+
+fn conversation(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
+    let list = fields.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
+    let list = list.ok_or_else(|| fields.wrong("messages", "it must be a list of at least one message"))?;
+    let (mut messages, mut images) = (Vec::new(), Vec::new());
+    for (at, value) in list.iter().enumerate() {
+        let place = format!("messages[{at}].");
+        let mut message =
+            Message::from_value(value, place.trim_end_matches('.')).map_err(medgemma_engine::Error::from)?;
+        if message.images() > 0 {
+            return Err(Failure::field(&format!("{place}content"), "pictures go into images"));
+        }
+        let shown = pictures(value, &place)?;
+        if !shown.is_empty() && message.role != Role::User {
+            return Err(Failure::field(&format!("{place}images"), "only messages of the user can have pictures"));
+        }
+        message.content.splice(0..0, shown.iter().map(|_| Part::IMAGE));
+        messages.push(message);
+        images.push((format!("{place}images"), shown));
+    }
+    Ok((messages, images))
+}
+
+fn question(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
+    let text = fields.text("prompt")?.filter(|text| !text.is_empty());
+    let text = text.ok_or_else(|| fields.wrong("prompt", "it must be a text that isn't empty"))?;
+    let shown = pictures(&json!({"images": fields.get("images")}), "")?;
+    let parts = shown.iter().map(|_| Part::IMAGE).chain([Part::Text(text.to_owned())]);
+    let mut messages = Vec::new();
+    if let Some(system) = fields.text("system")? {
+        messages.push(Message::system(system));
+    }
+    messages.push(Message::new(Role::User, parts));
+    Ok((messages, vec![("images".to_owned(), shown)]))
+}
+
+struct Lines {
+    model: String,
+    chat: bool,
+    begun: Instant,
+}
+
+impl Lines {
+    fn line(&self, thought: &str, text: &str) -> Value {
+        let mut line = json!({"model": self.model, "created_at": time(), "done": false});
+        let at = match self.chat {
+            true => {
+                line["message"] = json!({"role": "assistant", "content": text});
+                &mut line["message"]
+            }
+            false => {
+                line["response"] = json!(text);
+                &mut line
+            }
+        };
+        if !thought.is_empty() {
+            at["thinking"] = json!(thought);
+        }
+        line
+    }
+
+    fn finish(&self, line: &mut Value, outcome: &Outcome) {
+        line["done"] = json!(true);
+        line["done_reason"] = json!(outcome.end.map(End::reason));
+        line["total_duration"] = json!(self.begun.elapsed().as_nanos() as u64);
+        line["prompt_eval_count"] = json!(outcome.prompt_tokens);
+        line["eval_count"] = json!(outcome.new_tokens);
+    }
+}
+
+impl Writer for Lines {
+    const KIND: &'static str = "application/x-ndjson";
+    const ALIVE: &'static str = "";
+
+    fn begin(&mut self, _: &mut String) {}
+
+    fn piece(&mut self, _: usize, piece: &Piece, _: &Outcome, out: &mut String) {
+        if !piece.thought.is_empty() || !piece.answer.is_empty() {
+            out.push_str(&self.line(&piece.thought, &piece.answer).to_string());
+            out.push('\n');
+        }
+    }
+
+    fn end(&mut self, outcomes: &[Outcome], out: &mut String) {
+        let Some(outcome) = outcomes.first() else { return };
+        let mut line = self.line("", "");
+        self.finish(&mut line, outcome);
+        out.push_str(&line.to_string());
+        out.push('\n');
+    }
+
+    fn fail(&mut self, failure: &Failure, out: &mut String) {
+        out.push_str(&json!({"error": failure.message}).to_string());
+        out.push('\n');
+    }
+}
+
+/// The time, as RFC 3339 writes it. The date is Howard Hinnant's civil_from_days.
+fn time() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (now / 86_400 + 719_468, now % 86_400);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) =
+        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// `GET /api/tags`
+pub(crate) async fn tags(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
+    let frontend = &shared.ready()?.frontend;
+    let name = &shared.config.model;
+    let model = json!({
+        "name": name, "model": name, "modified_at": time(), "size": 0, "digest": "",
+        "details": {"format": "medgemma", "family": "gemma3", "families": ["gemma3"], "parameter_size": "", "quantization_level": ""},
+        "capabilities": if frontend.can_see() { vec!["completion", "vision"] } else { vec!["completion"] },
+    });
+    Ok(answer(StatusCode::OK, &json!({"models": [model]})))
+}
+
+/// `GET /api/version`
+pub(crate) async fn version() -> Response {
+    answer(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
+}

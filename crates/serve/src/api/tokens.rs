@@ -1,0 +1,56 @@
+//! Text to token ids and back.
+
+use super::{Ask, check_model, read, respond};
+use crate::failure::Failure;
+use crate::server::Shared;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use medgemma_engine::Options;
+use medgemma_gemma::text::{Message, Special};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `POST /tokenize`: of a `prompt`, with bos unless `add_special_tokens` is false, or of `messages`.
+pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
+    let (fields, _) = read(&shared, request).await?;
+    check_model(&shared, &fields)?;
+    let frontend = shared.ready()?.frontend.clone();
+    let of = Arc::clone(&shared);
+    let (ids, ignored) = tokio::task::spawn_blocking(move || {
+        let ids = match fields.get("messages") {
+            Some(messages) => {
+                let messages = Message::list(messages).map_err(medgemma_engine::Error::from)?;
+                let ask = Ask { messages, images: None, options: Options::default() };
+                ask.prepare(&frontend, &of.config)?.ids().to_vec()
+            }
+            None => {
+                let text = fields.text("prompt")?.or(fields.text("content")?);
+                let text = text.ok_or_else(|| fields.wrong("prompt", "it must be a text"))?;
+                let tokenizer = frontend.tokenizer();
+                let mut ids = match fields.flag("add_special_tokens")?.unwrap_or(true) {
+                    true => tokenizer.prefix().to_vec(),
+                    false => Vec::new(),
+                };
+                tokenizer.encode_into(text, Special::Plain, &mut ids);
+                ids
+            }
+        };
+        Ok::<_, Failure>((ids, fields.ignored()))
+    })
+    .await
+    .map_err(|_| Failure::engine("the text couldn't be read"))??;
+    let most = shared.ready()?.frontend.context();
+    Ok(respond(&json!({"tokens": ids, "count": ids.len(), "max_model_len": most}), &ignored))
+}
+
+/// `POST /detokenize`: of `tokens`.
+pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
+    let (fields, _) = read(&shared, request).await?;
+    check_model(&shared, &fields)?;
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids: Option<Vec<u32>> =
+        fields.get("tokens").and_then(Value::as_array).and_then(|list| list.iter().map(id).collect());
+    let ids = ids.ok_or_else(|| fields.wrong("tokens", "it must be a list of token ids"))?;
+    let text = shared.ready()?.frontend.tokenizer().decode(&ids, false);
+    Ok(respond(&json!({"prompt": text}), &fields.ignored()))
+}

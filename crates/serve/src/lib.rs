@@ -1,0 +1,24 @@
+//! A server of one model: the OpenAI API, and those of Anthropic and Ollama, over HTTP.
+//!
+//! One thread owns the model and computes all requests together; handlers prepare requests and turn what comes back
+//! into each API's words. Nothing of a prompt or an answer is logged, kept on disk or put into an error or a metric.
+
+mod api;
+mod assets;
+mod config;
+mod error;
+mod failure;
+mod fields;
+mod guard;
+mod image;
+mod keys;
+mod metrics;
+mod outcome;
+mod server;
+mod stream;
+mod worker;
+
+pub use config::Config;
+pub use error::Error;
+pub use keys::Keys;
+pub use server::{Started, serve};

@@ -1,0 +1,103 @@
+//! What comes of a request: collected until it has ended, whatever API it came by.
+
+use crate::failure::Failure;
+use crate::worker::Reply;
+use medgemma_engine::Finish;
+use medgemma_engine::pipeline::{PromptToken, Said, SpokenToken};
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The turn ended.
+    Stop,
+    /// A stop string came.
+    StopString,
+    /// The budget or the context was used up.
+    Length,
+    /// The same, inside the thought.
+    Thought,
+    /// The text repeated itself without end.
+    Loop,
+    /// The time was up.
+    Time,
+}
+
+impl End {
+    /// OpenAI's word.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Stop | Self::StopString => "stop",
+            Self::Length | Self::Thought | Self::Loop | Self::Time => "length",
+        }
+    }
+
+    /// What OpenAI has no word for.
+    pub(crate) fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::Stop | Self::StopString | Self::Length => None,
+            Self::Thought => Some("thought"),
+            Self::Loop => Some("loop"),
+            Self::Time => Some("time"),
+        }
+    }
+}
+
+/// One answer so far.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) thought: String,
+    pub(crate) answer: String,
+    pub(crate) tokens: Vec<SpokenToken>,
+    pub(crate) scores: Vec<PromptToken>,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) cached_tokens: usize,
+    pub(crate) new_tokens: usize,
+    pub(crate) end: Option<End>,
+    pub(crate) stop: Option<String>,
+}
+
+/// What one reply added.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    pub(crate) thought: String,
+    pub(crate) answer: String,
+    pub(crate) token: Option<SpokenToken>,
+    pub(crate) end: Option<End>,
+}
+
+impl Outcome {
+    /// Takes a reply; gives what it added.
+    pub(crate) fn take(&mut self, reply: Reply) -> Result<Piece, Failure> {
+        let mut piece = Piece::default();
+        match reply {
+            Reply::Accepted => {}
+            Reply::TimedOut => piece.end = Some(End::Time),
+            Reply::Said(Said::Begun { prompt_tokens, cached_tokens }) => {
+                (self.prompt_tokens, self.cached_tokens) = (prompt_tokens, cached_tokens);
+            }
+            Reply::Said(Said::Scores(scores)) => self.scores = scores,
+            Reply::Said(Said::Token { thought, answer, token }) => {
+                self.new_tokens += 1;
+                piece = Piece { thought, answer, token, end: None };
+            }
+            Reply::Said(Said::Ended(ending)) => {
+                self.new_tokens = ending.timings.generated_tokens;
+                piece.end = Some(match ending.finish {
+                    Finish::Stop | Finish::Cancelled if ending.stop.is_some() => End::StopString,
+                    Finish::Stop | Finish::Cancelled => End::Stop,
+                    Finish::Length if ending.cut_in_thought => End::Thought,
+                    Finish::Length => End::Length,
+                    Finish::Loop => End::Loop,
+                });
+                self.stop = ending.stop;
+                (piece.thought, piece.answer) = (ending.thought, ending.answer);
+            }
+            Reply::Said(Said::Failed(error)) => return Err(error.into()),
+        }
+        self.thought.push_str(&piece.thought);
+        self.answer.push_str(&piece.answer);
+        self.tokens.extend(piece.token.clone());
+        self.end = self.end.or(piece.end);
+        Ok(piece)
+    }
+}

@@ -1,0 +1,150 @@
+//! The thread that owns the model.
+
+use crate::metrics::Metrics;
+use medgemma_engine::pipeline::{Prepared, Said};
+use medgemma_engine::scheduler::Ticket;
+use medgemma_engine::{Error, Finish, Serving};
+use medgemma_kernels::Backend;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What is asked of it.
+pub(crate) struct Order {
+    pub(crate) request: Prepared,
+    /// Whose it is.
+    pub(crate) owner: u64,
+    /// When it must have ended.
+    pub(crate) deadline: Instant,
+    /// Which of several answers to one request this is.
+    pub(crate) index: usize,
+    /// Where to say what comes. Who listens no more has left, and the request ends. There is no bound, as a request's
+    /// tokens are bounded; a client that reads slowly must not hold up the others.
+    pub(crate) replies: UnboundedSender<(usize, Reply)>,
+}
+
+/// What is said of a request.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// It stands in the queue, its images are encoded.
+    Accepted,
+    /// What the engine says.
+    Said(Said),
+    /// Its time was up.
+    TimedOut,
+}
+
+struct Talk {
+    order: Ticketed,
+    begun: Instant,
+    last: Option<Instant>,
+}
+
+/// An order without its request.
+struct Ticketed {
+    deadline: Instant,
+    index: usize,
+    replies: UnboundedSender<(usize, Reply)>,
+}
+
+/// Computes orders until nobody can send any more, or `abort` says so.
+pub(crate) fn run<B: Backend>(
+    mut serving: Serving<B>,
+    orders: &mpsc::Receiver<Order>,
+    metrics: &Arc<Metrics>,
+    abort: &AtomicBool,
+) {
+    let mut talks: HashMap<Ticket, Talk> = HashMap::new();
+    while !abort.load(Ordering::Relaxed) {
+        if serving.is_idle() {
+            metrics.occupancy(serving.occupancy());
+            match orders.recv() {
+                Ok(order) => accept(&mut serving, order, &mut talks, metrics),
+                Err(_) => return,
+            }
+        }
+        while let Ok(order) = orders.try_recv() {
+            accept(&mut serving, order, &mut talks, metrics);
+        }
+        end_the_left_and_late(&mut serving, &mut talks, metrics);
+        let begun = Instant::now();
+        for (ticket, said) in serving.step() {
+            tell(ticket, said, &mut talks, metrics);
+        }
+        metrics.step(begun.elapsed());
+        metrics.occupancy(serving.occupancy());
+    }
+}
+
+fn accept<B: Backend>(serving: &mut Serving<B>, order: Order, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
+    let Order { request, owner, deadline, index, replies } = order;
+    if replies.is_closed() {
+        metrics.ended("cancelled");
+        return;
+    }
+    let reply = match serving.submit(request, owner) {
+        Ok(ticket) => {
+            let order = Ticketed { deadline, index, replies: replies.clone() };
+            talks.insert(ticket, Talk { order, begun: Instant::now(), last: None });
+            Reply::Accepted
+        }
+        Err(error) => {
+            metrics.ended("error");
+            Reply::Said(Said::Failed(error))
+        }
+    };
+    // Who left meanwhile is found before the next step.
+    let _ = replies.send((index, reply));
+}
+
+fn end_the_left_and_late<B: Backend>(serving: &mut Serving<B>, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
+    let now = Instant::now();
+    talks.retain(|ticket, talk| {
+        let left = talk.order.replies.is_closed();
+        let late = talk.order.deadline <= now;
+        if late {
+            let _ = talk.order.replies.send((talk.order.index, Reply::TimedOut));
+        }
+        if left || late {
+            serving.cancel(*ticket);
+            metrics.ended(if left { "cancelled" } else { "time" });
+        }
+        !(left || late)
+    });
+}
+
+fn tell(ticket: Ticket, said: Said, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
+    let Some(talk) = talks.get_mut(&ticket) else { return };
+    let mut ended = false;
+    match &said {
+        Said::Begun { prompt_tokens, cached_tokens } => metrics.prompt(*prompt_tokens, *cached_tokens),
+        Said::Scores(_) => {}
+        Said::Token { .. } => {
+            let now = Instant::now();
+            match talk.last.replace(now) {
+                None => metrics.first_token(now - talk.begun),
+                Some(last) => metrics.next_token(now - last),
+            }
+        }
+        Said::Ended(ending) => {
+            ended = true;
+            metrics.ended(match ending.finish {
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+                Finish::Loop => "loop",
+                Finish::Cancelled => "cancelled",
+            });
+        }
+        Said::Failed(error) => {
+            ended = true;
+            metrics.ended(if matches!(error, Error::CacheFull { .. }) { "cache_full" } else { "error" });
+        }
+    }
+    let _ = talk.order.replies.send((talk.order.index, Reply::Said(said)));
+    if ended {
+        talks.remove(&ticket);
+    }
+}

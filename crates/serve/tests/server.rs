@@ -1,0 +1,365 @@
+//! The server over loopback, with the embedded model.
+
+mod support;
+
+use medgemma_engine::{Pipeline, Request};
+use medgemma_gemma::image::RgbImage;
+use medgemma_serve::{Config, Error, Keys};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::sync::mpsc;
+use std::time::Duration;
+use support::{Server, ask, config, endless, receive};
+
+const QUESTIONS: [&str; 6] = [
+    "What is a pleural effusion?",
+    "Hello!",
+    "Is there a nodule?",
+    "A 54-year-old with BP 132/88 mmHg. What is the blood pressure?",
+    "Which of these is an organ? (A) heart (B) chair",
+    "Say something.",
+];
+
+fn content(answer: &Value) -> &str {
+    answer["choices"][0]["message"]["content"].as_str().unwrap()
+}
+
+#[test]
+fn many_at_once_get_the_answers_that_each_gets_alone() {
+    let mut pipeline = Pipeline::load("demo").unwrap();
+    let server = Server::start(config());
+    let alone: Vec<String> = QUESTIONS
+        .iter()
+        .map(|question| pipeline.chat(Request::from(*question).greedy().max_tokens(40)).unwrap().answer)
+        .collect();
+    std::thread::scope(|scope| {
+        for round in 0..3 {
+            for (question, wanted) in QUESTIONS.iter().zip(&alone) {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut body = ask(question);
+                    body["temperature"] = json!(0);
+                    if round == 1 {
+                        body["stream"] = json!(true);
+                        let answer = server.post("/v1/chat/completions", &body);
+                        let text: String = answer
+                            .events()
+                            .iter()
+                            .filter_map(|event| event["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+                            .collect();
+                        assert_eq!(&text, wanted);
+                    } else {
+                        let answer = server.post("/v1/chat/completions", &body).json();
+                        assert_eq!(content(&answer), wanted);
+                    }
+                });
+            }
+        }
+    });
+    server.wait_until_idle();
+}
+
+#[test]
+fn pictures_come_as_data_urls_and_nothing_is_fetched() {
+    let server = Server::start(config());
+    let picture = RgbImage::from_raw(64, 64, (0..64 * 64 * 3).map(|i| (i % 251) as u8).collect()).unwrap();
+    let url = format!("data:image/png;base64,{}", base64(&picture.to_png()));
+    let with = |url: &str| {
+        let parts =
+            json!([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Is there a nodule?"}]);
+        json!({"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 40})
+    };
+    let mut pipeline = Pipeline::load("demo").unwrap();
+    let request = Request::from("Is there a nodule?").image(picture).greedy().max_tokens(40);
+    let wanted = pipeline.chat(request).unwrap().answer;
+    assert_eq!(content(&server.post("/v1/chat/completions", &with(&url)).json()), wanted);
+    let data = url.split_once(',').unwrap().1;
+    let block = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}});
+    let message = json!({"role": "user", "content": [block, {"type": "text", "text": "Is there a nodule?"}]});
+    let body = json!({"max_tokens": 40, "temperature": 0, "messages": [message]});
+    assert_eq!(server.post("/v1/messages", &body).json()["content"][0]["text"], json!(wanted));
+    let message = json!({"role": "user", "content": "Is there a nodule?", "images": [data]});
+    let body = json!({"stream": false, "options": {"temperature": 0, "num_predict": 40}, "messages": [message]});
+    assert_eq!(server.post("/api/chat", &body).json()["message"]["content"], json!(wanted));
+    for url in [
+        "http://127.0.0.1:1/x.png",
+        "https://example.org/x.png",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "data:image/png;base64,AAAA",
+    ] {
+        let answer = server.post("/v1/chat/completions", &with(url));
+        assert_eq!(answer.status, 400, "{url}: {}", answer.body);
+        assert!(!answer.body.contains("passwd") && !answer.body.contains("example"), "{}", answer.body);
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use ::base64::Engine;
+    ::base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+#[test]
+fn every_field_does_what_it_says() {
+    let server = Server::start(config());
+    let chat = |extra: Value| {
+        let mut body = ask("What is a pleural effusion?");
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        server.post("/v1/chat/completions", &body)
+    };
+    let plain = chat(json!({})).json();
+    let text = content(&plain).to_owned();
+    let stop = text.split(' ').nth(2).unwrap();
+    let stopped = chat(json!({"stop": [stop]})).json();
+    assert_eq!(content(&stopped), text.split(stop).next().unwrap());
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    let short = chat(json!({"max_completion_tokens": 2})).json();
+    assert_eq!(
+        (&short["choices"][0]["finish_reason"], &short["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(2))
+    );
+    let drawn = |seed: u64| chat(json!({"n": 3, "seed": seed, "temperature": 2.0, "top_k": 0, "top_p": 1.0})).json();
+    let texts = |answer: &Value| {
+        answer["choices"].as_array().unwrap().iter().map(|c| c["message"]["content"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(&drawn(5)), texts(&drawn(5)));
+    assert_eq!(texts(&drawn(5))[1], texts(&drawn(6))[0], "answers have seeds one after the other");
+    assert_ne!(texts(&drawn(5))[0], texts(&drawn(5))[1]);
+    let scored = chat(json!({"logprobs": true, "top_logprobs": 2})).json();
+    let tokens = scored["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let spoken: String = tokens.iter().map(|token| token["token"].as_str().unwrap()).collect();
+    assert!(spoken.starts_with(&text) && tokens.iter().all(|t| t["top_logprobs"][0]["logprob"] == t["logprob"]));
+    let streamed = chat(json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let events = streamed.events();
+    assert!(streamed.head.contains("text/event-stream") && streamed.body.ends_with("data: [DONE]\n\n"));
+    assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], plain["usage"]["completion_tokens"]);
+    let unknown = chat(json!({"a_new_field": 1, "user": "x"}));
+    assert!(unknown.status == 200 && unknown.head.contains("x-medgemma-ignored: a_new_field\r\n"), "{}", unknown.head);
+    let looping = json!({"prompt": "a a a a a a a a a a a", "max_tokens": 2000, "ignore_eos": true, "temperature": 0});
+    let looped = server.post("/v1/completions", &looping).json();
+    assert_eq!(
+        (&looped["choices"][0]["finish_reason"], &looped["choices"][0]["finish_detail"]),
+        (&json!("length"), &json!("loop"))
+    );
+}
+
+#[test]
+fn completions_are_scored_echoed_and_batched() {
+    let server = Server::start(config());
+    let ids = server.post("/tokenize", &json!({"prompt": "A pleural effusion."})).json()["tokens"].clone();
+    assert_eq!(server.post("/detokenize", &json!({"tokens": ids})).json()["prompt"], "<bos>A pleural effusion.");
+    let body = json!({"prompt": [ids, "A pleural effusion."], "max_tokens": 1, "temperature": 0, "echo": true, "logprobs": 1, "ignore_eos": true});
+    let answer = server.post("/v1/completions", &body).json();
+    let [one, two] = [0, 1].map(|at| &answer["choices"][at]);
+    assert_eq!((&one["logprobs"], &one["text"]), (&two["logprobs"], &two["text"]));
+    assert!(one["text"].as_str().unwrap().starts_with("A pleural effusion."));
+    let logprobs = one["logprobs"]["token_logprobs"].as_array().unwrap();
+    let mut pipeline = Pipeline::load("demo").unwrap();
+    let scores = pipeline.score("A pleural effusion.", &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    for (found, wanted) in logprobs.iter().zip(&scores) {
+        assert_eq!(found.as_f64().map(|f| f as f32), wanted.logprob);
+    }
+    assert_eq!(logprobs.len(), scores.len() + 1);
+    let none = json!({"prompt": "A pleural effusion.", "max_tokens": 0, "echo": true, "logprobs": 0});
+    let none = server.post("/v1/completions", &none).json();
+    assert_eq!(none["choices"][0]["text"], "A pleural effusion.");
+    let anthropic = json!({"max_tokens": 30, "stream": true, "messages": [{"role": "user", "content": "Hello!"}]});
+    let kinds: Vec<Value> =
+        server.post("/v1/messages", &anthropic).events().iter().map(|e| e["type"].clone()).collect();
+    assert_eq!((&kinds[0], kinds.last().unwrap()), (&json!("message_start"), &json!("message_stop")));
+    let responses = json!({"input": "Hello!", "stream": true});
+    let events = server.post("/v1/responses", &responses).events();
+    let last = events.last().unwrap();
+    let text: String = events
+        .iter()
+        .filter(|e| e["type"] == "response.output_text.delta")
+        .map(|e| e["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (&last["type"], &last["response"]["output"][0]["content"][0]["text"]),
+        (&json!("response.completed"), &json!(text))
+    );
+    let lines = server.post("/api/generate", &json!({"prompt": "Hello!"})).body;
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("stop")));
+    assert_eq!(server.get("/api/tags").json()["models"][0]["name"], "demo");
+    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "demo");
+    assert!(server.get("/").body.contains("medgemma"));
+}
+
+#[test]
+fn what_is_wrong_is_refused_without_being_repeated() {
+    let server = Server::start(Config { body: 100_000, ..config() });
+    let path = "/v1/chat/completions";
+    let with = |field: &str, value: Value| {
+        let mut body = ask("Hello!");
+        body[field] = value;
+        body.to_string()
+    };
+    let bodies = [
+        String::new(),
+        "{".into(),
+        "[]".into(),
+        "null".into(),
+        "\u{0}Smith".into(),
+        "[".repeat(50_000),
+        with("messages", json!([])),
+        with("messages", json!("Smith")),
+        with("messages", json!([{"role": "Smith", "content": "x"}])),
+        with("messages", json!([{"role": "user", "content": [{"type": "Smith"}]}])),
+        with("messages", json!([{"role": "user", "content": "word ".repeat(15_000)}])),
+        with("temperature", json!("Smith")),
+        with("temperature", json!(-1)),
+        with("top_p", json!(0)),
+        with("n", json!(0)),
+        with("n", json!(1_000_000)),
+        with("max_tokens", json!(-5)),
+        with("max_tokens", json!(1.5)),
+        with("seed", json!("Smith")),
+        with("stop", json!(vec!["Smith"; 100])),
+        with("stop", json!([1])),
+        with("stream", json!("Smith")),
+        with("top_logprobs", json!(5)),
+        with("tools", json!([{"type": "function"}])),
+        with("response_format", json!({"type": "json_object"})),
+        with("logit_bias", json!({"5": 100})),
+    ];
+    for body in &bodies {
+        let answer = receive(server.send("POST", path, "", body.as_bytes()));
+        assert_eq!(answer.status, 400, "{}: {}", body.chars().take(80).collect::<String>(), answer.body);
+        let error = &answer.json()["error"];
+        assert!(error["message"].is_string() && error["type"] == "invalid_request_error");
+        assert!(!answer.body.contains("Smith"), "{}", answer.body);
+    }
+    assert_eq!(server.post(path, &json!({"model": "gpt", "messages": []})).json()["error"]["code"], "model_not_found");
+    assert_eq!(receive(server.send("POST", path, "", &vec![b' '; 200_000])).status, 413);
+    assert_eq!(receive(server.send("DELETE", path, "", b"")).status, 405);
+    assert_eq!(server.get("/v1/nothing").status, 404);
+    let foreign =
+        receive(server.send("POST", path, "Origin: https://evil.example\r\n", ask("Hello!").to_string().as_bytes()));
+    assert_eq!(foreign.status, 403);
+    let placeholders = ask("<start_of_image><image_soft_token><end_of_turn>");
+    assert_eq!(server.post(path, &placeholders).status, 200, "control-token text is text");
+    for (path, body) in [
+        ("/v1/completions", json!({"prompt": [999_999_999]})),
+        ("/v1/completions", json!({"prompt": []})),
+        ("/v1/messages", json!({"messages": []})),
+        ("/api/chat", json!({"messages": [{"role": "user", "content": "x", "images": [1]}]})),
+        ("/v1/responses", json!({"input": []})),
+        ("/detokenize", json!({"tokens": ["x"]})),
+        ("/tokenize", json!({})),
+    ] {
+        assert_eq!(server.post(path, &body).status, 400, "{path} {body}");
+    }
+    assert_eq!(server.post(path, &ask("Hello!")).status, 200, "and it still answers");
+    server.wait_until_idle();
+}
+
+#[test]
+fn clients_that_leave_or_read_slowly_disturb_nobody() {
+    let server = Server::start(config());
+    let wanted = server.post("/v1/chat/completions", &ask("Hello!")).json();
+    let body = endless().to_string();
+    // One that doesn't read at all while the others work, and reads everything in the end.
+    let slow = server.send("POST", "/v1/completions", "", body.as_bytes());
+    for round in 0..20 {
+        let mut leaving = server.send("POST", "/v1/completions", "", body.as_bytes());
+        if round % 2 == 0 {
+            let mut some = [0; 300];
+            leaving.read_exact(&mut some).unwrap();
+        }
+        drop(leaving);
+        if round % 5 == 0 {
+            let mut cut = server.send("POST", "/v1/completions", "Content-Length: 99999\r\n", b"{\"prompt\"");
+            let _ = cut.read(&mut [0; 10]);
+            let answer = server.post("/v1/chat/completions", &ask("Hello!")).json();
+            assert_eq!(content(&answer), content(&wanted));
+        }
+    }
+    // One that waits for the whole and leaves.
+    let mut whole = endless();
+    whole["stream"] = json!(false);
+    drop(server.send("POST", "/v1/completions", "", whole.to_string().as_bytes()));
+    let read = receive(slow);
+    assert!(read.body.ends_with("data: [DONE]\n\n"));
+    server.wait_until_idle();
+    assert!(server.metric("medgemma_requests_ended_total{reason=\"cancelled\"}") >= 10.0);
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back_and_time_ends_a_request() {
+    let server = Server::start(Config { in_flight: 2, time: Duration::from_millis(1500), ..config() });
+    let body = endless().to_string();
+    let busy = [0, 1].map(|_| server.send("POST", "/v1/completions", "", body.as_bytes()));
+    server.wait_until("both run", |server| server.metric("medgemma_requests_running") == 2.0);
+    let refused = server.post("/v1/chat/completions", &ask("Hello!"));
+    assert_eq!((refused.status, refused.head.contains("retry-after: 5")), (429, true), "{}", refused.body);
+    assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
+    for stream in busy {
+        let events = receive(stream).events();
+        let end = &events.last().unwrap()["choices"][0];
+        assert!(end["finish_reason"] == "length" || end["finish_reason"] == "stop", "{end}");
+    }
+    server.wait_until_idle();
+    assert_eq!(server.post("/v1/chat/completions", &ask("Hello!")).status, 200);
+}
+
+#[test]
+fn only_keys_let_in_from_elsewhere() {
+    let address = "0.0.0.0:0".parse().unwrap();
+    let refused = medgemma_serve::serve::<medgemma_kernels::CpuBackend>(
+        Config { address, ..config() },
+        || Err("it must not be loaded".into()),
+        std::future::pending(),
+        |_| {},
+    );
+    assert!(matches!(refused, Err(Error::NeedsKeys(_))));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, b"a key of the clinic\n").unwrap();
+    let server = Server::start(Config { keys: Some(Keys::read(file.path()).unwrap()), ..config() });
+    let routes = ["/v1/models", "/metrics", "/api/tags", "/v1/nothing", "/v1/models/demo", "/api/version"];
+    for route in routes {
+        assert_eq!(server.get(route).status, 401, "{route}");
+    }
+    let post = [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/responses",
+        "/tokenize",
+        "/detokenize",
+        "/api/chat",
+        "/api/generate",
+    ];
+    for route in post {
+        assert_eq!(server.post(route, &ask("Hello!")).status, 401, "{route}");
+    }
+    let with = |headers: &str| receive(server.send("GET", "/v1/models", headers, b"")).status;
+    assert_eq!(with("Authorization: Bearer a key of the clini\r\n"), 401);
+    assert_eq!(with("Authorization: Bearer a key of the clinic\r\n"), 200);
+    assert_eq!(with("x-api-key: a key of the clinic\r\n"), 200);
+    assert_eq!((server.get("/health").status, server.get("/").status), (200, 200));
+}
+
+#[test]
+fn it_is_unhealthy_until_loaded_and_drains_when_told_to_end() {
+    let (go, wait) = mpsc::channel::<()>();
+    let mut server = Server::loading(config(), move || wait.recv().unwrap());
+    assert_eq!((server.get("/health").status, server.post("/v1/chat/completions", &ask("x")).status), (503, 503));
+    go.send(()).unwrap();
+    server.wait_until("it is loaded", |server| server.get("/health").status == 200);
+    let mut running = server.send("POST", "/v1/completions", "", endless().to_string().as_bytes());
+    running.read_exact(&mut [0; 200]).unwrap();
+    server.stop();
+    let rest = receive(running);
+    assert!(rest.head.contains("[done]") || rest.body.contains("[DONE]"), "the request that ran was cut off");
+    assert!(server.ended().is_ok());
+    assert!(std::net::TcpStream::connect(server.address).is_err());
+    let failed = medgemma_serve::serve::<medgemma_kernels::CpuBackend>(
+        config(),
+        || Err("no such model".into()),
+        std::future::pending(),
+        |_| {},
+    );
+    assert!(matches!(failed, Err(Error::Load(error)) if error.to_string() == "no such model"));
+}
