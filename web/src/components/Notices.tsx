@@ -1,0 +1,143 @@
+import type { VNode } from "preact";
+import { useState } from "preact/hooks";
+import { changeSettings, changeSystem, giveKey } from "../state";
+import type { App } from "../state";
+import { Dialog } from "./Dialog";
+
+/** What every reader has to know, as the README says it. */
+export function Safety({ onClose }: { onClose: () => void }): VNode {
+  return (
+    <Dialog title="Not a medical device" onClose={onClose}>
+      <div class="prose">
+        <p>
+          MedGemma's answers can be wrong, also when they sound sure. They are for developers and researchers to build on
+          and for clinicians to review; nobody should be diagnosed or treated by them alone.
+        </p>
+        <ul>
+          <li>A qualified person must look at every output.</li>
+          <li>Check what it says against the record, and where it draws a box, against the image.</li>
+          <li>Citations such as <cite>Observation/o254</cite> are written by the model, and can be made up.</li>
+          <li>It doesn't know what it was not shown: no record, no earlier image, nothing after its training.</li>
+          <li>Evaluate the model on your own data before you rely on it for anything.</li>
+        </ul>
+        <h3>Where your data is</h3>
+        <p>
+          Questions and images go to the server that this page came from, and nowhere else. Conversations are kept in this
+          browser, if you want them kept; anyone who uses this browser profile can read them.
+        </p>
+      </div>
+    </Dialog>
+  );
+}
+
+/** What answers, by what the server says of it. */
+export function ModelCard({ app, onClose }: { app: App; onClose: () => void }): VNode {
+  const model = app.models.find(({ id }) => id === app.model);
+  const yes = (value: boolean | null): string => (value === null ? "not stated" : value ? "yes" : "no");
+  const known = new Set(["id", "object", "capabilities", ...(model?.context ? ["context_length", "max_model_len", "context"] : [])]);
+  const more = Object.entries(model?.raw ?? {}).filter(
+    ([name, value]) => !known.has(name) && ["string", "number", "boolean"].includes(typeof value),
+  );
+  return (
+    <Dialog title="Model" onClose={onClose}>
+      {model === undefined ? (
+        <p>{app.trouble ?? "The server has not said yet what it serves."}</p>
+      ) : (
+        <dl class="card">
+          <Fact name="Name" value={model.id} />
+          <Fact name="Reads images" value={yes(model.images)} />
+          <Fact name="Can think" value={yes(model.thinks)} />
+          {model.context !== null && <Fact name="Context" value={`${model.context.toLocaleString()} tokens`} />}
+          {more.map(([name, value]) => (
+            <Fact key={name} name={name.replace(/_/g, " ")} value={name === "created" && typeof value === "number" ? new Date(value * 1000).toLocaleString() : String(value)} />
+          ))}
+        </dl>
+      )}
+      <div class="prose">
+        {/demo/.test(app.model) && (
+          <p>
+            <strong>This is the demo model, a toy.</strong> It was trained on synthetic pictures and made-up records, knows
+            no medicine, and nothing it says is for a patient.
+          </p>
+        )}
+        <h3>Intended use</h3>
+        <p>
+          MedGemma models are Gemma 3 models that Google trained on medical text and images (chest radiographs, CT, MR,
+          dermatology, fundus and pathology images, patient records), as a starting point for developers of health
+          applications. They are not meant to be used for diagnosis or treatment without validation, adaptation and review.
+        </p>
+        <h3>Limits</h3>
+        <p>
+          Evaluated mostly on single images and in English. Answers vary with how a question is put. Several images and
+          long conversations were evaluated less than one question about one image.
+        </p>
+        <p>
+          The models are under the{" "}
+          <a href="https://developers.google.com/health-ai-developer-foundations/terms" target="_blank" rel="noopener noreferrer">
+            Health AI Developer Foundations terms
+          </a>
+          . <a href="https://developers.google.com/health-ai-developer-foundations/medgemma/model-card" target="_blank" rel="noopener noreferrer">Google's model card</a>{" "}
+          (these links leave this machine).
+        </p>
+      </div>
+    </Dialog>
+  );
+}
+
+function Fact({ name, value }: { name: string; value: string }): VNode {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{value}</dd>
+    </div>
+  );
+}
+
+/** How answers are asked for. */
+export function SettingsDialog({ app, onClose }: { app: App; onClose: () => void }): VNode {
+  const { settings, current } = app;
+  const number = (text: string): number | null => (text.trim() === "" || !Number.isFinite(Number(text)) ? null : Number(text));
+  return (
+    <Dialog title="Settings" onClose={onClose}>
+      <div class="form">
+        {app.models.length > 1 && <p class="hint">The model is chosen at the top of the page.</p>}
+        <label>
+          Instructions for this conversation
+          <textarea rows={4} value={current.system} placeholder="You are an expert radiologist." onInput={(event) => changeSystem(event.currentTarget.value)} />
+        </label>
+        <label>
+          Temperature
+          <input type="number" min="0" max="2" step="0.1" placeholder="the server's" value={settings.temperature ?? ""} onInput={(event) => changeSettings({ temperature: number(event.currentTarget.value) })} />
+          <span class="hint">0 gives the same answer each time.</span>
+        </label>
+        <label>
+          Most tokens an answer
+          <input type="number" min="1" step="1" placeholder="the server's" value={settings.maxTokens ?? ""} onInput={(event) => changeSettings({ maxTokens: number(event.currentTarget.value) })} />
+        </label>
+      </div>
+    </Dialog>
+  );
+}
+
+/** Asked when the server answers 401. */
+export function KeyDialog(): VNode {
+  const [key, setKey] = useState("");
+  return (
+    <Dialog title="Key" onClose={() => undefined}>
+      <form
+        class="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void giveKey(key);
+        }}
+      >
+        <label>
+          The server asks for an API key
+          <input type="password" required autocomplete="off" value={key} onInput={(event) => setKey(event.currentTarget.value)} />
+          <span class="hint">Kept until this tab is closed.</span>
+        </label>
+        <button type="submit" class="primary">Continue</button>
+      </form>
+    </Dialog>
+  );
+}

@@ -1,0 +1,78 @@
+import type { VNode } from "preact";
+import { useState } from "preact/hooks";
+import { changeSettings, deleteAll, deleteSession, newSession, openSession } from "../state";
+import type { App } from "../state";
+import { Icon } from "./Icon";
+
+/** Past conversations, and what becomes of them. */
+export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClose: () => void }): VNode {
+  const [sure, setSure] = useState(false);
+  return (
+    <nav class={open ? "sidebar open" : "sidebar"} aria-label="Conversations">
+      <div class="brand">
+        <img src="/assets/mark.svg" alt="" width="24" height="24" />
+        <span>MedGemma</span>
+        <button type="button" class="quiet only-narrow" aria-label="Close the list" onClick={onClose}><Icon name="close" /></button>
+      </div>
+      <button
+        type="button"
+        class="new"
+        onClick={() => {
+          newSession();
+          onClose();
+        }}
+      >
+        <Icon name="add" /> New conversation
+      </button>
+      <ul class="sessions">
+        {app.sessions.map((session) => (
+          <li key={session.id} class={session.id === app.current.id ? "current" : ""}>
+            <button
+              type="button"
+              class="open-session"
+              aria-current={session.id === app.current.id ? "page" : undefined}
+              title={session.title}
+              onClick={() => {
+                openSession(session);
+                onClose();
+              }}
+            >
+              <span class="session-title">{session.title}</span>
+              <span class="session-date">{new Date(session.updated).toLocaleDateString(undefined, { day: "numeric", month: "short" })}</span>
+            </button>
+            <button type="button" class="quiet small" aria-label={`Delete “${session.title}”`} onClick={() => void deleteSession(session)}>
+              <Icon name="trash" />
+            </button>
+          </li>
+        ))}
+      </ul>
+      <div class="keeping">
+        <label class="check">
+          <input type="checkbox" checked={app.settings.keep} onChange={(event) => changeSettings({ keep: event.currentTarget.checked })} />
+          Keep conversations
+        </label>
+        <p class="hint">
+          {app.settings.keep ? "In this browser only, until you delete them." : "Nothing is kept: closing the page forgets them."}
+        </p>
+        {app.sessions.length > 0 &&
+          (sure ? (
+            <div class="row" role="group" aria-label="Delete all conversations?">
+              <button
+                type="button"
+                class="danger"
+                onClick={() => {
+                  setSure(false);
+                  void deleteAll();
+                }}
+              >
+                Delete {app.sessions.length}
+              </button>
+              <button type="button" class="plain" onClick={() => setSure(false)}>Cancel</button>
+            </div>
+          ) : (
+            <button type="button" class="quiet small" onClick={() => setSure(true)}><Icon name="trash" /> Delete all</button>
+          ))}
+      </div>
+    </nav>
+  );
+}

@@ -1,0 +1,248 @@
+import { useEffect, useState } from "preact/hooks";
+import * as api from "./api";
+import * as store from "./store";
+import { askForBoxes } from "./boxes";
+import { forModel } from "./pictures";
+import { newId, type ModelInfo, type ModelTurn, type Picture, type Session, type Settings, type Turn, type UserTurn } from "./types";
+
+/** All that the page shows. Changed only by the functions below; components read it with `useApp`. */
+export interface App {
+  sessions: Session[];
+  current: Session;
+  settings: Settings;
+  models: ModelInfo[];
+  model: string;
+  /** Why the server can't be asked now, or null. */
+  trouble: string | null;
+  needsKey: boolean;
+  /** The turn that is being written, or null. */
+  writing: string | null;
+}
+
+const SETTINGS = "medgemma.settings";
+const listeners = new Set<() => void>();
+let app: App = {
+  sessions: [],
+  current: blank(),
+  settings: loadSettings(),
+  models: [],
+  model: "",
+  trouble: null,
+  needsKey: false,
+  writing: null,
+};
+let abort: AbortController | null = null;
+
+function blank(system = ""): Session {
+  return { id: newId(), title: "New conversation", turns: [], updated: Date.now(), system };
+}
+
+function loadSettings(): Settings {
+  const usual: Settings = { think: false, temperature: null, maxTokens: null, keep: true };
+  try {
+    return { ...usual, ...(JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") as Partial<Settings>) };
+  } catch {
+    return usual;
+  }
+}
+
+function set(change: Partial<App>): void {
+  app = { ...app, ...change };
+  for (const listener of listeners) listener();
+}
+
+/** The state, and a new drawing whenever it changes; many changes before the next frame make one drawing. */
+export function useApp(): App {
+  const [, draw] = useState(0);
+  useEffect(() => {
+    const listener = (): void => draw((n) => n + 1);
+    listeners.add(listener);
+    return () => void listeners.delete(listener);
+  }, []);
+  return app;
+}
+
+export async function start(): Promise<void> {
+  await store.keep(app.settings.keep);
+  set({ sessions: await store.sessions() });
+  await connect();
+}
+
+/** Asks the server what it serves; while it isn't ready, again every few seconds. */
+export async function connect(): Promise<void> {
+  try {
+    const models = await api.models();
+    const model = models.some(({ id }) => id === app.model) ? app.model : (models[0]?.id ?? "");
+    set({ models, model, trouble: models.length > 0 ? null : "The server serves no model.", needsKey: false });
+  } catch (error) {
+    if (error instanceof api.ApiError && error.status === 401) {
+      set({ needsKey: true });
+      return;
+    }
+    set({ trouble: words(error) });
+    setTimeout(() => void connect(), 4000);
+  }
+}
+
+export async function giveKey(key: string): Promise<void> {
+  api.key.set(key.trim());
+  set({ needsKey: false });
+  await connect();
+}
+
+export function chooseModel(model: string): void {
+  set({ model });
+}
+
+export function changeSettings(change: Partial<Settings>): void {
+  const settings = { ...app.settings, ...change };
+  localStorage.setItem(SETTINGS, JSON.stringify(settings));
+  set({ settings });
+  if (change.keep === undefined) return;
+  void store.keep(change.keep).then(() => Promise.all(app.sessions.map(store.save)));
+}
+
+export function changeSystem(system: string): void {
+  replace({ ...app.current, system });
+}
+
+export function newSession(): void {
+  stop();
+  set({ current: blank(app.current.system) });
+}
+
+export function openSession(session: Session): void {
+  if (session.id === app.current.id) return;
+  stop();
+  set({ current: session });
+}
+
+export async function deleteSession(session: Session): Promise<void> {
+  if (session.id === app.current.id) stop();
+  // It goes from the list when it has gone from the browser, not before.
+  await store.remove(session);
+  set({
+    current: session.id === app.current.id ? blank() : app.current,
+    sessions: app.sessions.filter(({ id }) => id !== session.id),
+  });
+}
+
+export async function deleteAll(): Promise<void> {
+  stop();
+  await store.removeAll(app.sessions);
+  set({ current: blank(), sessions: [] });
+}
+
+/** Asks a question at the end of the conversation. */
+export function send(text: string, pictures: Picture[], locate: boolean): void {
+  const turn: UserTurn = { role: "user", id: newId(), text, pictures, locate, at: Date.now() };
+  void answer([...app.current.turns, turn]);
+}
+
+/** Asks a question of the conversation anew, with other words; what came after it goes. */
+export function edit(id: string, text: string): void {
+  const at = app.current.turns.findIndex((turn) => turn.id === id);
+  const turn = app.current.turns[at];
+  if (turn?.role !== "user") return;
+  stop();
+  void answer([...app.current.turns.slice(0, at), { ...turn, id: newId(), text, at: Date.now() }]);
+}
+
+/** Has an answer written anew; what came after it goes. */
+export function retry(id: string): void {
+  const at = app.current.turns.findIndex((turn) => turn.id === id);
+  if (at <= 0) return;
+  stop();
+  void answer(app.current.turns.slice(0, at));
+}
+
+export function stop(): void {
+  abort?.abort();
+}
+
+async function answer(turns: Turn[]): Promise<void> {
+  const control = new AbortController();
+  abort = control;
+  const began = performance.now();
+  let turn: ModelTurn = { role: "assistant", id: newId(), text: "", thought: "", finish: null, model: app.model, at: Date.now() };
+  const first = turns.find((one) => one.role === "user");
+  const title = (first?.text || first?.pictures[0]?.name || "Pictures").replace(/\s+/g, " ").slice(0, 80);
+  const session: Session = { ...app.current, title, turns: [...turns, turn], updated: Date.now() };
+  const { think, temperature, maxTokens } = app.settings;
+  set({ writing: turn.id });
+  replace(session);
+  const update = (change: Partial<ModelTurn>): void => {
+    turn = { ...turn, ...change };
+    // By its id: the reader may have gone to another conversation, or deleted this one, since.
+    const next = (one: Session): Session => (one.id === session.id ? { ...one, turns: [...turns, turn] } : one);
+    set({ current: next(app.current), sessions: app.sessions.map(next) });
+  };
+  try {
+    const messages = await toMessages(turns, session.system);
+    for await (const delta of api.chat({ model: app.model, messages, think, temperature, maxTokens }, control.signal)) {
+      if (delta.kind === "text") update({ text: turn.text + delta.text });
+      else if (delta.kind === "thought") update({ thought: turn.thought + delta.text });
+      else if (delta.kind === "finish") update({ finish: delta.finish });
+      else update({ tokens: delta.tokens });
+    }
+    update({ finish: turn.finish ?? "stop", seconds: (performance.now() - began) / 1000 });
+  } catch (error) {
+    if (control.signal.aborted) update({ finish: "stopped" });
+    else {
+      if (error instanceof api.ApiError && error.status === 401) set({ needsKey: true });
+      update({ finish: "error", problem: words(error) });
+    }
+  }
+  if (app.writing === turn.id) set({ writing: null });
+  const known = app.sessions.find(({ id }) => id === session.id);
+  if (known !== undefined) await store.save(known);
+}
+
+/** Shows a changed conversation and keeps it. */
+function replace(session: Session): void {
+  const others = app.sessions.filter(({ id }) => id !== session.id);
+  set({ current: session, sessions: session.turns.length > 0 ? [session, ...others] : others });
+  void store.save(session);
+}
+
+/** The conversation as the API takes it: pictures before the words of their turn, thoughts left out. */
+async function toMessages(turns: Turn[], system: string): Promise<api.Message[]> {
+  const messages: api.Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
+  for (const turn of turns) {
+    if (turn.role === "assistant") {
+      if (turn.text !== "") messages.push({ role: "assistant", content: turn.text });
+      continue;
+    }
+    const parts: api.Part[] = [];
+    for (const picture of turn.pictures) {
+      const blob = await store.picture(picture.id);
+      if (blob === null) throw new Error(`${picture.name} is no longer in this browser; edit the question and add it again.`);
+      parts.push({ type: "image_url", image_url: { url: await forModel(picture, blob) } });
+    }
+    const text = turn.locate ? askForBoxes(turn.text) : turn.text;
+    if (parts.length === 0) messages.push({ role: "user", content: text });
+    else messages.push({ role: "user", content: text === "" ? parts : [...parts, { type: "text", text }] });
+  }
+  return alternate(messages);
+}
+
+/** The chat template takes turns in strict alternation: a question whose answer never came joins the next one. */
+function alternate(messages: api.Message[]): api.Message[] {
+  const out: api.Message[] = [];
+  for (const message of messages) {
+    const before = out.at(-1);
+    if (before === undefined || before.role !== message.role) {
+      out.push(message);
+      continue;
+    }
+    const parts = (content: api.Message["content"]): api.Part[] =>
+      typeof content === "string" ? [{ type: "text", text: content }] : content;
+    out[out.length - 1] = { role: before.role, content: [...parts(before.content), ...parts(message.content)] };
+  }
+  return out;
+}
+
+function words(error: unknown): string {
+  if (!(error instanceof api.ApiError)) return error instanceof Error ? error.message : "Something went wrong.";
+  return error.retryAfter === null ? error.message : `${error.message} Try again in ${error.retryAfter} seconds.`;
+}

@@ -1,0 +1,243 @@
+import AxeBuilder from "@axe-core/playwright";
+import { expect, test, type Page } from "@playwright/test";
+
+const IMAGES = new URL("../../demo-model/heldout/images/", import.meta.url).pathname;
+const WIDE = new URL("../../testdata/images/wide-700x300.png", import.meta.url).pathname;
+
+/** Whatever the browser refuses or reports is a failure of the page: policy violations arrive as console errors. */
+const problems: string[] = [];
+test.beforeEach(async ({ page }) => {
+  problems.length = 0;
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("console", (message) => {
+    if (message.type() === "error" && !/status of (4|5)\d\d|ERR_/.test(message.text())) problems.push(message.text());
+  });
+  page.on("request", (request) => {
+    if (!/^(blob:)?http:\/\/127\.0\.0\.1/.test(request.url())) problems.push(`request to ${request.url()}`);
+  });
+  await page.goto("/");
+  await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
+});
+test.afterEach(() => expect(problems).toEqual([]));
+
+async function ask(page: Page, text: string): Promise<void> {
+  await page.getByLabel("Your question", { exact: true }).fill(text);
+  await page.keyboard.press("Enter");
+}
+
+async function done(page: Page): Promise<void> {
+  await expect(page.getByRole("button", { name: "Stop" })).toHaveCount(0);
+}
+
+const lastRequest = async (page: Page) => (await (await page.request.get("/seen")).json()).at(-1);
+
+test("an answer streams, is set from markdown, and nothing in it becomes HTML", async ({ page }) => {
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  const answer = page.getByLabel("Answer of the model");
+  await expect(answer.getByRole("heading", { name: "Findings" })).toBeVisible();
+  await expect(answer.getByRole("table")).toContainText("12 mg/L");
+  await expect(answer.locator("cite")).toHaveText("Observation/o254");
+  await expect(answer.locator("img")).toHaveCount(0);
+  await expect(answer).toContainText("<img src=x onerror=alert(1)>");
+});
+
+test("the thought is folded away, and asked for only when wanted", async ({ page }) => {
+  await page.getByRole("button", { name: "Think" }).click();
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await expect(page.getByText("Heart first")).toBeHidden();
+  await page.getByText("Thought", { exact: true }).click();
+  await expect(page.getByText("Heart first")).toBeVisible();
+  expect((await lastRequest(page)).chat_template_kwargs.enable_thinking).toBe(true);
+});
+
+test("stop keeps what came; retry and edit ask anew", async ({ page }) => {
+  await ask(page, "slow please");
+  await expect(page.getByLabel("Answer of the model")).toContainText("word word");
+  await page.getByRole("button", { name: "Stop" }).click();
+  await expect(page.getByText("Stopped by you.")).toBeVisible();
+  await page.getByRole("button", { name: "Edit" }).click();
+  await page.getByLabel("Edit the question").fill("Describe it");
+  await page.getByRole("button", { name: "Ask again" }).click();
+  await done(page);
+  await expect(page.getByRole("heading", { name: "Findings" })).toHaveCount(1);
+  await page.getByRole("button", { name: "Retry" }).click();
+  await done(page);
+  await expect(page.getByLabel("Answer of the model")).toHaveCount(1);
+  expect((await lastRequest(page)).messages).toEqual([{ role: "user", content: "Describe it" }]);
+});
+
+test("the reader hears how an answer ended", async ({ page }) => {
+  await ask(page, "cut");
+  await expect(page.getByText("Cut off: the limit of tokens was reached.")).toBeVisible();
+  await ask(page, "break");
+  await expect(page.getByText("The connection to the server broke off.")).toBeVisible();
+  await expect(page.getByText("Half an ans")).toBeVisible();
+  await ask(page, "too busy");
+  await expect(page.getByText("The queue is full. Try again in 3 seconds.")).toBeVisible();
+});
+
+test("several pictures are sent in order; one that is no square is padded to one", async ({ page }) => {
+  await page.getByLabel("Choose images").setInputFiles([`${IMAGES}cxr-060.png`, WIDE]);
+  await expect(page.getByLabel("Images to send, in this order").getByRole("listitem")).toHaveCount(2);
+  await page.getByRole("button", { name: "Move wide-700x300.png earlier" }).click();
+  await ask(page, "Compare");
+  await done(page);
+  const parts = (await lastRequest(page)).messages[0].content;
+  expect(parts.map(({ type }: { type: string }) => type)).toEqual(["image_url", "image_url", "text"]);
+  const sizes = await page.evaluate(async (urls: string[]) => {
+    const size = (url: string) =>
+      new Promise<number[]>((done, fail) => {
+        const bytes = Uint8Array.from(atob(url.split(",")[1]!), (char) => char.charCodeAt(0));
+        createImageBitmap(new Blob([bytes])).then(({ width, height }) => done([width, height]), fail);
+      });
+    return Promise.all(urls.map(size));
+  }, parts.slice(0, 2).map((part: { image_url: { url: string } }) => part.image_url.url));
+  expect(sizes).toEqual([[700, 700], [224, 224]]);
+});
+
+test("a file that is no picture is refused in words", async ({ page }) => {
+  await page.getByLabel("Choose images").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: Buffer.from("no") });
+  await expect(page.getByRole("alert")).toHaveText("a.png can't be read as a picture.");
+});
+
+test("boxes are drawn where the answer says, on a padded picture too", async ({ page }) => {
+  await page.getByLabel("Choose images").setInputFiles(WIDE);
+  await page.getByRole("button", { name: "Boxes" }).click();
+  await ask(page, "Where is the opacity?");
+  await done(page);
+  // Box [320, 225, 495, 380] on a square of 700 with 200 of padding above: x 157.5–266, y 24–146.5.
+  const rect = page.locator(".boxed .overlay .line").first();
+  const at = await rect.evaluate((element) => ["x", "y", "width", "height"].map((name) => Number(element.getAttribute(name))));
+  [157.5, 24, 108.5, 122.5].forEach((value, index) => expect(at[index]).toBeCloseTo(value, 6));
+  await expect(page.getByText("There is an opacity in the right mid zone.")).toBeVisible();
+  await expect(page.locator(".box-list").first()).toContainText("opacity");
+  expect((await lastRequest(page)).messages[0].content[1].text).toContain("box_2d");
+});
+
+test("the viewer zooms, moves, windows and hides boxes", async ({ page }) => {
+  await page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`);
+  await page.getByRole("button", { name: "Boxes" }).click();
+  await ask(page, "Where is the opacity?");
+  await done(page);
+  await page.getByRole("button", { name: /in the viewer/ }).last().click();
+  const dialog = page.getByRole("dialog");
+  const stage = dialog.getByRole("application");
+  const pixel = () => dialog.locator("canvas").evaluate((canvas: HTMLCanvasElement) => [...canvas.getContext("2d")!.getImageData(112, 112, 1, 1).data]);
+  await expect.poll(async () => (await pixel())[3]).toBe(255);
+  const before = await pixel();
+  await stage.focus();
+  await page.keyboard.press("i");
+  await expect.poll(pixel).toEqual([255 - before[0]!, 255 - before[1]!, 255 - before[2]!, 255]);
+  await page.keyboard.press("i");
+  await dialog.getByRole("slider", { name: "Window" }).fill("1");
+  await expect.poll(async () => [0, 255].includes((await pixel())[0]!)).toBe(true);
+  const zoom = () => dialog.getByLabel("Zoom", { exact: true }).innerText().then((text) => Number.parseInt(text, 10));
+  const fitted = await zoom();
+  await stage.focus();
+  await page.keyboard.press("+");
+  expect(await zoom()).toBeGreaterThan(fitted);
+  const place = () => dialog.locator(".sheet").evaluate((element: HTMLElement) => element.style.transform);
+  const here = await place();
+  const box = (await stage.boundingBox())!;
+  await page.mouse.move(box.x + 200, box.y + 200);
+  await page.mouse.down();
+  await page.mouse.move(box.x + 260, box.y + 230);
+  await page.mouse.up();
+  expect(await place()).not.toBe(here);
+  await expect(dialog.locator(".sheet .line")).toHaveCount(2);
+  await page.keyboard.press("b");
+  await expect(dialog.locator(".sheet .line")).toHaveCount(0);
+  await page.keyboard.press("Escape");
+  await expect(dialog).toHaveCount(0);
+});
+
+test("conversations stay in this browser until they are deleted", async ({ page }) => {
+  await page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`);
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await expect(page.getByRole("button", { name: "Retry" })).toBeVisible();
+  await page.reload();
+  await page.getByRole("navigation").getByRole("button", { name: /^Describe this X-ray/ }).click();
+  await expect(page.getByRole("heading", { name: "Findings" })).toBeVisible();
+  await expect(page.locator(".question .thumb img")).toBeVisible();
+  await page.getByRole("button", { name: "Delete all" }).click();
+  await page.getByRole("button", { name: "Delete 1" }).click();
+  await expect(page.locator(".sessions li")).toHaveCount(0);
+  await page.reload();
+  await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
+  await expect(page.locator(".sessions li")).toHaveCount(0);
+});
+
+test("nothing is kept when the reader wants nothing kept", async ({ page }) => {
+  await page.getByLabel("Keep conversations").uncheck();
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await expect(page.locator(".sessions li")).toHaveCount(1);
+  await page.reload();
+  await expect(page.getByText("Nothing is kept")).toBeVisible();
+  await expect(page.locator(".sessions li")).toHaveCount(0);
+});
+
+test("the conversation downloads as Markdown with the notice on top", async ({ page }) => {
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  const waiting = page.waitForEvent("download");
+  await page.getByRole("button", { name: "Download as Markdown" }).click();
+  const download = await waiting;
+  expect(download.suggestedFilename()).toBe("Describe-this-X-ray.md");
+  const text = await (await import("node:fs/promises")).readFile((await download.path())!, "utf8");
+  expect(text).toMatch(/^# Describe this X-ray\.\n\n> Not a medical device\./);
+  expect(text).toContain("[Observation/o254]");
+});
+
+test("a key is asked for, kept for the tab and sent", async ({ page }) => {
+  const good = "Bearer secret";
+  const refuse = { status: 401, json: { error: { message: "Bad key.", type: "invalid_request_error" } } };
+  await page.route("**/v1/models", (route) => (route.request().headers()["authorization"] === good ? route.continue() : route.fulfill(refuse)));
+  await page.reload();
+  await page.getByLabel("The server asks for an API key").fill("secret");
+  await page.getByRole("button", { name: "Continue" }).click();
+  await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
+  await expect(page.getByRole("dialog")).toHaveCount(0);
+  expect(await page.evaluate(() => [sessionStorage.length, JSON.stringify(localStorage).includes("secret")])).toEqual([1, false]);
+});
+
+for (const scheme of ["light", "dark"] as const) {
+  test(`no accessibility faults, ${scheme}`, async ({ page }) => {
+    await page.emulateMedia({ colorScheme: scheme });
+    const check = async () => expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
+    await check();
+    await page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`);
+    await page.getByRole("button", { name: "Boxes" }).click();
+    await ask(page, "Where is the opacity?");
+    await done(page);
+    await ask(page, "Describe it");
+    await done(page);
+    await check();
+    await page.screenshot({ path: `screenshots/chat-${scheme}.png` });
+    for (const name of ["Safety", /^Model card/, "Settings", /boxes in the viewer/]) {
+      await page.getByRole("button", { name }).first().click();
+      await expect(page.getByRole("dialog")).toBeVisible();
+      await check();
+      await page.screenshot({ path: `screenshots/${String(name).replace(/\W+/g, "")}-${scheme}.png` });
+      await page.keyboard.press("Escape");
+    }
+  });
+}
+
+test("a narrow screen: nothing sticks out, the list opens and closes", async ({ page }) => {
+  await page.setViewportSize({ width: 390, height: 780 });
+  await page.screenshot({ path: "screenshots/welcome-narrow.png" });
+  await page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`);
+  await page.getByRole("button", { name: "Boxes" }).click();
+  await ask(page, "Where is the opacity?");
+  await done(page);
+  await page.screenshot({ path: "screenshots/chat-narrow.png" });
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
+  await page.getByRole("button", { name: "Conversations" }).click();
+  await expect(page.getByRole("button", { name: "New conversation" })).toBeInViewport();
+  await page.keyboard.press("Escape");
+  await expect(page.getByRole("navigation")).toBeHidden();
+});
