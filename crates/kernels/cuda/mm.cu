@@ -1,0 +1,354 @@
+// Products of few rows (a step of decoding): out = x * w^T with x bf16 [m][k], w [n][k] in bf16 or quantized tiles.
+//
+// Bound by reading w once. A warp takes tiles of 16 rows of w and 64 of k straight from memory into the registers
+// that mma.m16n8k16 wants: the order of k inside a dot product is free, so a lane's 16 bytes are eight consecutive k
+// of one row, and the lane reads the same eight of x. The eight warps of a block share k (chunk c belongs to warp
+// c mod 8) and are summed in a fixed order, so a row of x has the same bits whatever stands beside it.
+//
+// The first chunks of w are asked for before the kernel waits for the one before it (programmatic dependent launch):
+// while that one ends, the memory is busy.
+
+#include "common.cuh"
+
+namespace {
+
+constexpr int WARPS = 8;
+constexpr int CHUNK = 64;
+
+__device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                    uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// Eight values of x for each of the two groups of 32 of a chunk.
+struct Operand {
+    uint4 group[2];
+};
+
+/// What a lane holds of x: token `token`, its eight k of each group.
+template <bool HALVES>
+__device__ __forceinline__ Operand operand(const bf16* x, int token, int m, int k, int chunk, int t) {
+    Operand o;
+    const char* row = reinterpret_cast<const char*>(x + size_t(token) * k + chunk * CHUNK);
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        o.group[j] = make_uint4(0, 0, 0, 0);
+        if (token < m) {
+            if (HALVES) {
+                uint2 a = load_cg8(row + 64 * j + 8 * t), b = load_cg8(row + 64 * j + 32 + 8 * t);
+                o.group[j] = make_uint4(a.x, a.y, b.x, b.y);
+            } else {
+                o.group[j] = load_cg16(row + 64 * j + 16 * t);
+            }
+        }
+    }
+    return o;
+}
+
+/// bf16 weights, row after row.
+struct Bf16 {
+    static constexpr bool HALVES = false;
+    static constexpr int DEPTH = 2;
+    struct Chunk {
+        uint4 row[2][2];  // [group][row g, row g + 8]
+    };
+    struct Source {
+        const char* top;
+        const char* bottom;
+    };
+    static __device__ __forceinline__ Source source(const void* w, const void*, const void*, int tile, int n, int k, int g,
+                                                    int t) {
+        const char* base = static_cast<const char*>(w);
+        size_t bytes = size_t(k) * 2;
+        int top = min(tile * 16 + g, n - 1), bottom = min(tile * 16 + g + 8, n - 1);
+        return {base + top * bytes + 16 * t, base + bottom * bytes + 16 * t};
+    }
+    static __device__ __forceinline__ void load(Chunk& c, const Source& s, int chunk, int) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            c.row[j][0] = load_stream16(s.top + size_t(chunk) * 128 + 64 * j);
+            c.row[j][1] = load_stream16(s.bottom + size_t(chunk) * 128 + 64 * j);
+        }
+    }
+    template <int NT>
+    static __device__ __forceinline__ void multiply(float acc[NT][4], const Chunk& c, const Operand x[NT], const float (*)[2][4]) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            uint4 a = c.row[j][0], b = c.row[j][1];
+#pragma unroll
+            for (int i = 0; i < NT; i++) {
+                mma(acc[i], a.x, b.x, a.y, b.y, x[i].group[j].x, x[i].group[j].y);
+                mma(acc[i], a.z, b.z, a.w, b.w, x[i].group[j].z, x[i].group[j].w);
+            }
+        }
+    }
+};
+
+/// Eight nibbles as four pairs of bf16, `offset` taken off: exact.
+__device__ __forceinline__ uint4 nibbles(uint32_t v, uint32_t offset) {
+    uint4 r;
+    r.x = sub_bf16x2((v & 0x000f000fu) | 0x43004300u, offset);
+    r.y = sub_bf16x2(((v >> 4) & 0x000f000fu) | 0x43004300u, offset);
+    r.z = sub_bf16x2(((v >> 8) & 0x000f000fu) | 0x43004300u, offset);
+    r.w = sub_bf16x2(((v >> 12) & 0x000f000fu) | 0x43004300u, offset);
+    return r;
+}
+
+/// 4-bit weights with a scale for each 32 (and what is taken off, with MINS).
+template <bool MINS>
+struct Q4 {
+    static constexpr bool HALVES = false;
+    static constexpr int DEPTH = MINS ? 3 : 5;
+    struct Chunk {
+        uint4 q;
+        uint4 scale;  // f16 x 4 in .x .y, or f32 x 4
+        uint4 min;
+    };
+    struct Source {
+        const char* q;
+        const char* scale;
+        const char* min;
+    };
+    static __device__ __forceinline__ Source source(const void* w, const void* scales, const void* mins, int tile, int, int k,
+                                                    int g, int t) {
+        size_t first = size_t(tile) * (k / CHUNK);
+        constexpr int S = MINS ? 128 : 64;
+        return {static_cast<const char*>(w) + first * 512 + (4 * g + t) * 16,
+                static_cast<const char*>(scales) + first * S + g * (S / 8),
+                static_cast<const char*>(mins) + first * S + g * (S / 8)};
+    }
+    static __device__ __forceinline__ void load(Chunk& c, const Source& s, int chunk, int) {
+        c.q = load_stream16(s.q + size_t(chunk) * 512);
+        if (MINS) {
+            c.scale = load_stream16(s.scale + size_t(chunk) * 128);
+            c.min = load_stream16(s.min + size_t(chunk) * 128);
+        } else {
+            uint2 v = load_stream8(s.scale + size_t(chunk) * 64);
+            c.scale.x = v.x;
+            c.scale.y = v.y;
+        }
+    }
+    template <int NT>
+    static __device__ __forceinline__ void multiply(float acc[NT][4], const Chunk& c, const Operand x[NT],
+                                                    const float (*sums)[2][4]) {
+        constexpr uint32_t OFFSET = MINS ? 0x43004300u : 0x43084308u;  // 128, 136
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            uint4 a = nibbles(j ? c.q.z : c.q.x, OFFSET), b = nibbles(j ? c.q.w : c.q.y, OFFSET);
+            float top, bottom;
+            if (MINS) {
+                top = __uint_as_float(j ? c.scale.z : c.scale.x);
+                bottom = __uint_as_float(j ? c.scale.w : c.scale.y);
+            } else {
+                float2 s = half2_to_float2(j ? c.scale.y : c.scale.x);
+                top = s.x;
+                bottom = s.y;
+            }
+#pragma unroll
+            for (int i = 0; i < NT; i++) {
+                float part[4] = {0, 0, 0, 0};
+                mma(part, a.x, b.x, a.y, b.y, x[i].group[j].x, x[i].group[j].y);
+                mma(part, a.z, b.z, a.w, b.w, x[i].group[j].z, x[i].group[j].w);
+                acc[i][0] += top * part[0];
+                acc[i][1] += top * part[1];
+                acc[i][2] += bottom * part[2];
+                acc[i][3] += bottom * part[3];
+                if (MINS) {
+                    float mt = __uint_as_float(j ? c.min.z : c.min.x), mb = __uint_as_float(j ? c.min.w : c.min.y);
+                    acc[i][0] -= mt * sums[i][j][0];
+                    acc[i][1] -= mt * sums[i][j][1];
+                    acc[i][2] -= mb * sums[i][j][2];
+                    acc[i][3] -= mb * sums[i][j][3];
+                }
+            }
+        }
+    }
+};
+
+/// Four signed bytes as two pairs of bf16: exact.
+__device__ __forceinline__ uint2 bytes(uint32_t v) {
+    v ^= 0x80808080u;
+    float f[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) f[i] = __uint_as_float(__byte_perm(v, 0x4b000000u, 0x7650 + i)) - 8388736.0f;
+    return make_uint2(pack_bf16(f[0], f[1]), pack_bf16(f[2], f[3]));
+}
+
+/// 8-bit weights with an f16 scale for each 32, or (HALF) an f32 one for each 16.
+template <bool HALF>
+struct Q8 {
+    static constexpr bool HALVES = HALF;
+    static constexpr int DEPTH = HALF ? 2 : 3;
+    struct Chunk {
+        uint4 q[2];
+        uint4 scale[2];  // f16 x 4 in [0].x .y, or f32 x 8
+    };
+    struct Source {
+        const char* q;
+        const char* scale;
+    };
+    static __device__ __forceinline__ Source source(const void* w, const void* scales, const void*, int tile, int, int k, int g,
+                                                    int t) {
+        size_t first = size_t(tile) * (k / CHUNK);
+        constexpr int S = HALF ? 256 : 64;
+        return {static_cast<const char*>(w) + first * 1024 + (4 * g + t) * 16,
+                static_cast<const char*>(scales) + first * S + g * (S / 8)};
+    }
+    static __device__ __forceinline__ void load(Chunk& c, const Source& s, int chunk, int) {
+        c.q[0] = load_stream16(s.q + size_t(chunk) * 1024);
+        c.q[1] = load_stream16(s.q + size_t(chunk) * 1024 + 512);
+        if (HALF) {
+            c.scale[0] = load_stream16(s.scale + size_t(chunk) * 256);
+            c.scale[1] = load_stream16(s.scale + size_t(chunk) * 256 + 16);
+        } else {
+            uint2 v = load_stream8(s.scale + size_t(chunk) * 64);
+            c.scale[0].x = v.x;
+            c.scale[0].y = v.y;
+        }
+    }
+    static __device__ __forceinline__ void add(float acc[4], const float part[4], float top, float bottom) {
+        acc[0] += top * part[0];
+        acc[1] += top * part[1];
+        acc[2] += bottom * part[2];
+        acc[3] += bottom * part[3];
+    }
+    template <int NT>
+    static __device__ __forceinline__ void multiply(float acc[NT][4], const Chunk& c, const Operand x[NT], const float (*)[2][4]) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            uint2 a0 = bytes(c.q[j].x), a1 = bytes(c.q[j].y), b0 = bytes(c.q[j].z), b1 = bytes(c.q[j].w);
+            float2 s = half2_to_float2(j ? c.scale[0].y : c.scale[0].x);
+#pragma unroll
+            for (int i = 0; i < NT; i++) {
+                float part[4] = {0, 0, 0, 0};
+                mma(part, a0.x, b0.x, a0.y, b0.y, x[i].group[j].x, x[i].group[j].y);
+                if (HALF) {
+                    float second[4] = {0, 0, 0, 0};
+                    mma(second, a1.x, b1.x, a1.y, b1.y, x[i].group[j].z, x[i].group[j].w);
+                    add(acc[i], part, __uint_as_float(c.scale[j].x), __uint_as_float(c.scale[j].z));
+                    add(acc[i], second, __uint_as_float(c.scale[j].y), __uint_as_float(c.scale[j].w));
+                } else {
+                    mma(part, a1.x, b1.x, a1.y, b1.y, x[i].group[j].z, x[i].group[j].w);
+                    add(acc[i], part, s.x, s.y);
+                }
+            }
+        }
+    }
+};
+
+enum Finish { F32, BF16, GEGLU };
+
+/// MT tiles of 16 rows of w, NT tiles of 8 rows of x.
+template <class W, bool MINS, Finish FINISH, int NT, int MT>
+__device__ __forceinline__ void product(const void* w, const void* scales, const void* mins, const bf16* x, void* out, int m,
+                                        int n, int k) {
+    __shared__ float sums_of[WARPS][MT * NT][4][32];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int chunks = k / CHUNK, token0 = blockIdx.y * NT * 8;
+    const int tiles = (n + 15) / 16;
+    typename W::Source source[MT];
+#pragma unroll
+    for (int i = 0; i < MT; i++) {
+        int tile = FINISH == GEGLU ? blockIdx.x + i * (tiles / 2) : min(int(blockIdx.x) * MT + i, tiles - 1);
+        source[i] = W::source(w, scales, mins, tile, n, k, g, t);
+    }
+    typename W::Chunk ring[W::DEPTH][MT];
+#pragma unroll
+    for (int d = 0; d < W::DEPTH; d++)
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+            if (warp + d * WARPS < chunks) W::load(ring[d][i], source[i], warp + d * WARPS, t);
+    wait_for_former();
+    launch_next();
+    float acc[MT][NT][4] = {};
+    for (int first = warp; first < chunks; first += WARPS * W::DEPTH) {
+#pragma unroll
+        for (int d = 0; d < W::DEPTH; d++) {
+            const int chunk = first + d * WARPS;
+            if (chunk < chunks) {
+                Operand b[NT];
+                float sums[NT][2][4];
+#pragma unroll
+                for (int i = 0; i < NT; i++) {
+                    b[i] = operand<W::HALVES>(x, token0 + 8 * i + g, m, k, chunk, t);
+                    if (MINS) {
+#pragma unroll
+                        for (int j = 0; j < 2; j++) {
+                            constexpr uint32_t ONE = 0x3f803f80u;
+                            float* sum = sums[i][j];
+                            sum[0] = sum[1] = sum[2] = sum[3] = 0;
+                            mma(sum, ONE, ONE, ONE, ONE, b[i].group[j].x, b[i].group[j].y);
+                            mma(sum, ONE, ONE, ONE, ONE, b[i].group[j].z, b[i].group[j].w);
+                        }
+                    }
+                }
+#pragma unroll
+                for (int i = 0; i < MT; i++) W::template multiply<NT>(acc[i], ring[d][i], b, sums);
+                const int next = chunk + WARPS * W::DEPTH;
+                if (next < chunks) {
+#pragma unroll
+                    for (int i = 0; i < MT; i++) W::load(ring[d][i], source[i], next, t);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) sums_of[warp][i * NT + j][e][lane] = acc[i][j][e];
+    __syncthreads();
+    // An element of the block's results: tile of rows i, tile of tokens j, element e of lane l.
+    constexpr int RESULTS = (FINISH == GEGLU ? 1 : MT) * NT * 4 * 32;
+    auto total = [&](int tile, int e, int l) {
+        float sum = 0;
+#pragma unroll
+        for (int from = 0; from < WARPS; from++) sum += sums_of[from][tile][e][l];
+        return sum;
+    };
+    for (int at = threadIdx.x; at < RESULTS; at += WARPS * 32) {
+        // Neighbouring threads take neighbouring rows of w, so that they write side by side.
+        int l = (at % 8) * 4 + (at / 16) % 4, half = (at / 8) % 2, odd = (at / 64) % 2, tile = at / 128;
+        int i = tile / NT, j = tile % NT, e = 2 * half + odd;
+        int row = at % 8 + 8 * half, token = token0 + 8 * j + 2 * (l % 4) + odd;
+        if (token >= m) continue;
+        if (FINISH == GEGLU) {
+            float gate = total(j, e, l), up = total(NT + j, e, l);
+            static_cast<bf16*>(out)[size_t(token) * (n / 2) + blockIdx.x * 16 + row] = __float2bfloat16(gelu_tanh(gate) * up);
+        } else {
+            int column = (int(blockIdx.x) * MT + i) * 16 + row;
+            if (column >= n) continue;
+            float sum = total(tile, e, l);
+            if (FINISH == BF16) static_cast<bf16*>(out)[size_t(token) * n + column] = __float2bfloat16(sum);
+            else static_cast<float*>(out)[size_t(token) * n + column] = sum;
+        }
+    }
+}
+
+}  // namespace
+
+#define MM(NAME, W, MINS, FINISH, NT, MT, BLOCKS)                                                                     \
+    extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                           \
+        mm_##NAME##_##NT(const void* w, const void* scales, const void* mins, const bf16* x, void* out, int m, int n,   \
+                           int k) {                                                                                     \
+        product<W, MINS, FINISH, NT, MT>(w, scales, mins, x, out, m, n, k);                                             \
+    }
+#define MM_ALL(NAME, W, MINS, B1)                                                                                     \
+    MM(NAME##_f32, W, MINS, F32, 1, 1, B1)                                                                            \
+    MM(NAME##_f32, W, MINS, F32, 2, 2, 2)                                                                             \
+    MM(NAME##_f32, W, MINS, F32, 4, 2, 1)                                                                             \
+    MM(NAME##_bf16, W, MINS, BF16, 1, 1, B1)                                                                          \
+    MM(NAME##_bf16, W, MINS, BF16, 2, 2, 2)                                                                           \
+    MM(NAME##_bf16, W, MINS, BF16, 4, 2, 1)                                                                           \
+    MM(NAME##_geglu, W, MINS, GEGLU, 1, 2, 2)                                                                         \
+    MM(NAME##_geglu, W, MINS, GEGLU, 2, 2, 2)                                                                         \
+    MM(NAME##_geglu, W, MINS, GEGLU, 4, 2, 1)
+
+MM_ALL(bf16, Bf16, false, 3)
+MM_ALL(q4, Q4<false>, false, 3)
+MM_ALL(q4m, Q4<true>, true, 2)
+MM_ALL(q8, Q8<false>, false, 3)
+MM_ALL(q8h, Q8<true>, false, 2)
