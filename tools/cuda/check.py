@@ -118,8 +118,11 @@ def mm(kind, finish, m, n, k, time=True):
     x = torch.randn(m, k, device=DEV).bfloat16()
     geglu = finish == "geglu"
     out = torch.full((m, n // 2 if geglu else n), float("nan"), device=DEV, dtype=torch.float32 if finish == "f32" else torch.bfloat16)
-    blocks = -(-(n // 2) // 16) if geglu else -(-n // (16 * mt))
-    calls = [launch("mm", f"mm_{kind}_{finish}_{nt}", (blocks, -(-m // (8 * nt))), (256,), (w, s, z, x, out, m, n, k)) for w, s, z, _, _ in sets]
+    steps = -(-(n // 2) // 16) if geglu else -(-n // (16 * mt))
+    resident = (2 if nt == 1 else 1) * torch.cuda.get_device_properties(0).multi_processor_count
+    blocks = -(-steps // -(-steps // (resident if time else 7)))
+    shared = 102400 if nt == 1 else 204800
+    calls = [launch("mm", f"mm_{kind}_{finish}_{nt}", (blocks, -(-m // (8 * nt))), (256,), (w, s, z, x, out, m, n, k), shared) for w, s, z, _, _ in sets]
     calls[0]()
     ref = x.double() @ sets[0][3].double().T
     if geglu:
@@ -129,7 +132,7 @@ def mm(kind, finish, m, n, k, time=True):
     one = out[:1].clone()
     alone = torch.full_like(one, float("nan"))
     n1 = -(-(n // 2) // 16) if geglu else -(-n // 16)
-    launch("mm", f"mm_{kind}_{finish}_1", (n1, 1), (256,), (sets[0][0], sets[0][1], sets[0][2], x[:1].contiguous(), alone, 1, n, k))()
+    launch("mm", f"mm_{kind}_{finish}_1", (n1, 1), (256,), (sets[0][0], sets[0][1], sets[0][2], x[:1].contiguous(), alone, 1, n, k), 102400)()
     same = torch.equal(one, alone)
     line = f"mm {kind:5} {finish:5} m={m:3} n={n:6} k={k:6} error {e:.1e} {'ok' if e < (1e-5 if finish == 'f32' else 5e-3) and same else 'WRONG'}{'' if same else ' (differs alone)'}"
     if time:
