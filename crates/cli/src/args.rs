@@ -6,6 +6,7 @@ pub(crate) use serve::Serve;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use medgemma_engine::Device;
 use medgemma_engine::speculate::DRAFT_MAX;
 use medgemma_gemma::convert::Target;
 use medgemma_gemma::sampler::Sampling;
@@ -126,17 +127,6 @@ pub(crate) enum Quant {
     Nf4,
 }
 
-/// Where a model is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// The fastest there is
-    #[default]
-    Auto,
-    /// The processor
-    Cpu,
-    /// An NVIDIA GPU
-    Cuda,
-}
 
 /// How a model is loaded.
 #[derive(Clone, Debug, Args)]
@@ -145,8 +135,8 @@ pub(crate) struct Load {
     /// Hold the weights smaller than the file does
     #[arg(long, value_enum)]
     pub(crate) quant: Option<Quant>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: auto (an NVIDIA GPU where there is one), cpu, cuda or cuda:N for one of several
+    #[arg(long, value_name = "DEVICE", value_parser = device, default_value = "auto")]
     pub(crate) device: Device,
     /// Tokens of prompt and answer together
     #[arg(long, value_name = "N", value_parser = at_least_1)]
@@ -304,6 +294,17 @@ fn in_range(text: &str, placed: impl Fn(f32) -> Sampling) -> Result<f32, String>
     let number = text.parse().map_err(|_| "a number is needed".to_owned())?;
     placed(number).check()?;
     Ok(number)
+}
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`.
+fn device(text: &str) -> Result<Device, String> {
+    let number = match text {
+        "auto" => return Ok(Device::Auto),
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => "0",
+        other => other.strip_prefix("cuda:").unwrap_or_default(),
+    };
+    number.parse().map(Device::Cuda).map_err(|_| "give auto, cpu, cuda or cuda:N".to_owned())
 }
 
 fn at_least_1(text: &str) -> Result<usize, String> {

@@ -1,6 +1,6 @@
 //! From what was typed to a model that can be asked.
 
-use crate::args::{Device, Load, Quant};
+use crate::args::{Load, Quant};
 use crate::catalog::Variant;
 use crate::conversation::{Turn, for_engine};
 use crate::footprint::{self, USUAL_CONTEXT};
@@ -44,22 +44,16 @@ impl Load {
     }
 
     /// As the engine has them.
-    ///
-    /// # Errors
-    /// When a device is asked for that isn't there.
-    pub(crate) fn for_engine(&self) -> Result<LoadOptions> {
-        match self.device {
-            Device::Auto | Device::Cpu => {}
-            Device::Cuda => bail!("this version computes on the processor only: leave --device out"),
-        }
-        Ok(LoadOptions {
+    pub(crate) fn for_engine(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device,
             quant: self.quant.map(Quant::for_engine),
             context: self.context,
             threads: self.threads,
             mmproj: self.mmproj.clone(),
             packed: if self.no_pack_cache { None } else { packed::from_env() },
             ..LoadOptions::default()
-        })
+        }
     }
 }
 
@@ -82,7 +76,7 @@ pub(crate) fn load_with_draft(
     pictures: bool,
     quiet: bool,
 ) -> Result<Pipeline> {
-    let options = load.for_engine()?;
+    let options = load.for_engine();
     let opened = open(model, load.mmproj.as_deref())?;
     let draft = draft.map(|name| open(name, None).map(|opened| (name, opened))).transpose()?;
     if let Some((_, draft)) = &draft {

@@ -12,6 +12,9 @@ pub enum Error {
     /// A file couldn't be read.
     #[error(transparent)]
     Formats(#[from] medgemma_formats::Error),
+    /// The device that was asked for isn't there.
+    #[error(transparent)]
+    Device(#[from] medgemma_kernels::Error),
     /// The prompt and the tokens asked for don't fit the context.
     #[error("{wanted} tokens don't fit the context of {context}: shorten the prompt or load with a larger --context")]
     Context {

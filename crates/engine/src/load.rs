@@ -3,8 +3,35 @@
 use crate::error::Error;
 use medgemma_formats::{DType, Folder, Gguf, Safetensors};
 use medgemma_gemma::{Config, LoadProgress, Model, Synthetic, Weights};
-use medgemma_kernels::{CacheType, CpuBackend, PackCache, WeightFormat};
+use medgemma_kernels::{AnyBackend, Backend, CacheType, CpuBackend, CudaBackend, PackCache, WeightFormat};
 use std::path::Path;
+
+/// Where a model is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// An NVIDIA card where there is one, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The NVIDIA card of this number.
+    Cuda(usize),
+}
+
+impl Device {
+    /// The device, with so many threads and packed weights in `packed` where it is the processor.
+    ///
+    /// # Errors
+    /// When a card was asked for that isn't there.
+    pub fn open(self, threads: Option<usize>, packed: Option<PackCache>) -> Result<AnyBackend, Error> {
+        let cpu = || AnyBackend::Cpu(CpuBackend::new(threads).keeping(packed));
+        Ok(match self {
+            Self::Cpu => cpu(),
+            Self::Cuda(index) => AnyBackend::Cuda(CudaBackend::new(index)?),
+            Self::Auto => CudaBackend::new(0).map_or_else(|_| cpu(), AnyBackend::Cuda),
+        })
+    }
+}
 
 /// An opened checkpoint: its configuration and its weights, nothing packed yet.
 pub struct Checkpoint {
@@ -84,22 +111,19 @@ impl Checkpoint {
         threads: Option<usize>,
         progress: impl FnMut(LoadProgress),
     ) -> Result<Model<CpuBackend>, Error> {
-        self.load_packed(format, threads, None, progress)
+        self.load(CpuBackend::new(threads), format, progress)
     }
 
-    /// As [`Checkpoint::load_cpu`], with weights that were packed before from `packed`, where they are kept for the next
-    /// time.
+    /// Packs the weights for a device.
     ///
     /// # Errors
-    /// As [`Checkpoint::load_cpu`]. What is wrong with `packed` is none: weights are packed into memory then.
-    pub fn load_packed(
+    /// When a tensor is missing or of another shape, or memory runs out.
+    pub fn load<B: Backend>(
         self,
+        backend: B,
         format: WeightFormat,
-        threads: Option<usize>,
-        packed: Option<PackCache>,
         progress: impl FnMut(LoadProgress),
-    ) -> Result<Model<CpuBackend>, Error> {
-        let backend = CpuBackend::new(threads).keeping(packed);
+    ) -> Result<Model<B>, Error> {
         Ok(Model::load(backend, self.config, self.weights, format, progress)?)
     }
 }

@@ -32,7 +32,7 @@ use features::FeatureCache;
 use medgemma_gemma::Config;
 use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::Tokenizer;
-use medgemma_kernels::{Backend, CpuBackend};
+use medgemma_kernels::{AnyBackend, Backend};
 
 /// A loaded model with everything that turns messages into tokens and tokens into text.
 ///
@@ -41,11 +41,11 @@ use medgemma_kernels::{Backend, CpuBackend};
 pub struct Pipeline {
     name: String,
     assets: Assets,
-    runner: Runner<CpuBackend>,
-    sequence: Sequence<CpuBackend>,
-    features: FeatureCache<CpuBackend>,
+    runner: Runner<AnyBackend>,
+    sequence: Sequence<AnyBackend>,
+    features: FeatureCache<AnyBackend>,
     /// A smaller model that guesses for this one.
-    draft: Option<DraftModel<CpuBackend>>,
+    draft: Option<DraftModel<AnyBackend>>,
 }
 
 impl Pipeline {

@@ -6,7 +6,7 @@ use crate::blocks::BlockPool;
 use crate::error::Error;
 use crate::sequence::{PlacedImage, Sequence};
 use medgemma_gemma::{Caches, ImageFeatures, Input, Model, Workspace};
-use medgemma_kernels::{BLOCK, Backend, CacheType, Rows, Step};
+use medgemma_kernels::{BLOCK, Backend, CacheType, Greedy, Rows, Step};
 use std::sync::Arc;
 
 /// Sizes of a runner, fixed when it is made.
@@ -216,6 +216,14 @@ impl<B: Backend> Runner<B> {
     /// When `rows` are more than [`RunnerConfig::outputs`] or `out` is of another size.
     pub fn logits(&mut self, rows: &[u32], out: &mut [f32]) {
         self.model.logits(rows, &mut self.workspace, out);
+    }
+
+    /// The most likely token after each of some rows of the last step, without moving all logits to the host.
+    ///
+    /// # Panics
+    /// When `rows` are more than [`RunnerConfig::outputs`] or `out` is of another length.
+    pub fn greedy(&mut self, rows: &[u32], out: &mut [Greedy]) {
+        self.model.greedy(rows, &mut self.workspace, out);
     }
 
     /// Blocks that no sequence holds: of global layers and of local ones.

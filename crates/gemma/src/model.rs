@@ -11,7 +11,7 @@ pub use vision::ImageFeatures;
 
 use crate::{Config, Error, VisionConfig, Weights};
 use decoder::Decoder;
-use medgemma_kernels::{Backend, Part, WeightFormat};
+use medgemma_kernels::{Backend, Greedy, Part, WeightFormat};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use vision::{Vision, VisionWorkspace};
 
@@ -158,6 +158,15 @@ impl<B: Backend> Model<B> {
     /// When `rows` is longer than the workspace's outputs or `out` isn't `[rows.len(), vocab]`.
     pub fn logits(&self, rows: &[u32], workspace: &mut Workspace<B>, out: &mut [f32]) {
         self.decoder.logits(&self.backend, &self.config.text, rows, workspace, out);
+    }
+
+    /// The most likely token after each of some rows of the last step: what [`Model::logits`] would say, without moving
+    /// all logits to the host.
+    ///
+    /// # Panics
+    /// When `rows` is longer than the workspace's outputs or than `out`.
+    pub fn greedy(&self, rows: &[u32], workspace: &mut Workspace<B>, out: &mut [Greedy]) {
+        self.decoder.greedy(&self.backend, &self.config.text, rows, workspace, out);
     }
 
     /// Encodes one image: `pixels` are its patches `[patches, 3 · patch²]` in raster order, channel-major in a patch.

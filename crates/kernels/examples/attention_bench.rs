@@ -34,10 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             let ends = positions.iter().map(|&p| if image { keys as u32 } else { p + 1 }).collect();
             let table = (0..blocks as u32).collect();
             let step = Step { positions, ends, sequences: vec![Rows { rows: 0..rows, table }] };
+            let mut staged = backend.staged()?;
+            backend.stage(&[], &step, &mut staged);
             let mut q = backend.matrix(rows, heads * head_dim)?;
             backend.upload(&vec![0.5; rows * heads * head_dim], &mut q);
             let mut out = backend.matrix(rows, heads * head_dim)?;
-            let seconds = best(|| backend.attention(&q, heads, &cache, 0, &step, None, 0.1, &mut out));
+            let seconds = best(|| backend.attention(&q, heads, &cache, 0, &staged, None, 0.1, &mut out));
             let seen: usize = if image { rows * keys } else { (0..rows).map(|r| keys - rows + r + 1).sum() };
             let flops = 4.0 * (seen * heads * head_dim) as f64;
             println!("{name:>30} {dtype:?}: {:9.3} ms {:6.1} GFLOP/s", seconds * 1e3, flops / seconds / 1e9);

@@ -106,6 +106,15 @@ pub struct Step {
     pub sequences: Vec<Rows>,
 }
 
+/// The most likely token of a row of logits: the first of equals.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Greedy {
+    /// Its column.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
+}
+
 /// A machine that can run the model.
 pub trait Backend: Send + Sync + 'static {
     /// Why the backend couldn't do something.
@@ -118,6 +127,10 @@ pub trait Backend: Send + Sync + 'static {
     type Vector: Send + Sync + Debug;
     /// A pool of KV blocks.
     type Cache: Send + Debug;
+    /// The tokens of a step and a [`Step`], where the operations read them. It is made once and filled anew for each step.
+    type Staged: Send + Debug;
+    /// Operations that were recorded once and are played back.
+    type Recordings: Default + Send + Debug;
 
     /// What a person would call this device and its kernels, such as `cpu (AVX-512 VNNI, 2 threads)`.
     fn name(&self) -> String;
@@ -143,7 +156,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Reserves a pool.
     fn cache(&self, spec: CacheSpec) -> Result<Self::Cache, Self::Error>;
 
+    /// Makes room for steps.
+    fn staged(&self) -> Result<Self::Staged, Self::Error>;
+
     // Moving.
+
+    /// Puts a step where the operations read it: `ids` are its tokens (none for images).
+    fn stage(&self, ids: &[u32], step: &Step, out: &mut Self::Staged);
 
     /// Copies rows from the host: `values` is `[rows, cols]`; sets the number of rows in use.
     fn upload(&self, values: &[f32], out: &mut Self::Matrix);
@@ -151,8 +170,22 @@ pub trait Backend: Send + Sync + 'static {
     fn download(&self, x: &Self::Matrix, out: &mut [f32]);
     /// `out[i] = x[rows[i]]`.
     fn gather(&self, x: &Self::Matrix, rows: &[u32], out: &mut Self::Matrix);
-    /// `x[first + i] = rows[i]` for every row in use of `rows`.
+    /// `x[first + i] = rows[i]` for every row in use of `rows`; rows up to the last of them are then in use of `x`.
     fn overwrite(&self, rows: &Self::Matrix, first: usize, x: &mut Self::Matrix);
+
+    // Playing back.
+
+    /// What must be equal so that the operations of one step are those of another: sizes and places in memory. `None`
+    /// where recording is of no use.
+    fn recording_key(&self, _step: &Self::Staged, _cache: &Self::Cache) -> Option<u64> {
+        None
+    }
+    /// Does `work`, which calls operations of this backend and nothing else that matters. Where `recordings` has its `key`
+    /// (and work with equal keys is always the same operations on the same matrices), they may be played back at once
+    /// instead.
+    fn recorded(&self, _key: [u64; 2], _recordings: &mut Self::Recordings, work: &mut dyn FnMut()) {
+        work();
+    }
 
     // Both models.
 
@@ -168,7 +201,7 @@ pub trait Backend: Send + Sync + 'static {
         heads: usize,
         cache: &Self::Cache,
         layer: usize,
-        step: &Step,
+        step: &Self::Staged,
         window: Option<usize>,
         scale: f32,
         out: &mut Self::Matrix,
@@ -176,17 +209,37 @@ pub trait Backend: Send + Sync + 'static {
 
     // Gemma 3.
 
-    /// `out[i] = w[ids[i]] · scale`. Ids are in range (the caller checked them).
-    fn embed(&self, w: &Self::Weight, ids: &[u32], scale: f32, out: &mut Self::Matrix);
+    /// `out[i] = w[ids[i]] · scale` of the step's tokens. Ids are in range (the caller checked them).
+    fn embed(&self, w: &Self::Weight, step: &Self::Staged, scale: f32, out: &mut Self::Matrix);
     /// `out = x / rms(x) · (1 + w)`, with the 1 already added into `w`; rms over each row with `eps` under the root.
     fn rms_norm(&self, x: &Self::Matrix, w: &Self::Vector, eps: f32, out: &mut Self::Matrix);
     /// `x += rms_norm(y, w)`: the post-norm and the residual in one.
     fn add_rms_norm(&self, y: &Self::Matrix, w: &Self::Vector, eps: f32, x: &mut Self::Matrix);
+    /// `x += rms_norm(y, post)`, then `out = rms_norm(x, next)`.
+    fn residual_norm(
+        &self,
+        y: &Self::Matrix,
+        post: &Self::Vector,
+        next: &Self::Vector,
+        eps: f32,
+        x: &mut Self::Matrix,
+        out: &mut Self::Matrix,
+    ) {
+        self.add_rms_norm(y, post, eps, x);
+        self.rms_norm(x, next, eps, out);
+    }
     /// `out = gelu_tanh(gate) · up`, where `gate_up` is `[m, 2·n]`: n columns of gate, then n of up; out `[m, n]`.
     fn geglu(&self, gate_up: &Self::Matrix, out: &mut Self::Matrix);
+    /// `out = geglu(x · wᵀ)`; `gate_up` is room for the product, and what it holds afterwards is not said.
+    fn matmul_geglu(&self, x: &Self::Matrix, w: &Self::Weight, gate_up: &mut Self::Matrix, out: &mut Self::Matrix) {
+        self.matmul(x, w, gate_up);
+        self.geglu(gate_up, out);
+    }
+    /// The most likely token of each row; `out` is as long as there are rows.
+    fn greedy(&self, logits: &Self::Matrix, out: &mut [Greedy]);
     /// Cosines and sines for the step's positions: out `[m, head_dim]`, `head_dim/2` cosines then as many sines of
     /// `position · inv_freq`, the product rounded to f32 as the reference does.
-    fn rope_table(&self, inv_freq: &Self::Vector, step: &Step, out: &mut Self::Matrix);
+    fn rope_table(&self, inv_freq: &Self::Vector, step: &Self::Staged, out: &mut Self::Matrix);
     /// Splits `qkv` `[m, (heads + 2·kv_heads)·head_dim]` into q, k, v; norms q and k per head (weights `[head_dim]`,
     /// 1 already added); rotates both by the table (pairs `i`, `i + head_dim/2`); writes q to `q` and k, v to the
     /// cache at the rows' positions.
@@ -198,7 +251,7 @@ pub trait Backend: Send + Sync + 'static {
         k_norm: &Self::Vector,
         eps: f32,
         rope: &Self::Matrix,
-        step: &Step,
+        step: &Self::Staged,
         cache: &mut Self::Cache,
         layer: usize,
         q: &mut Self::Matrix,
@@ -213,7 +266,7 @@ pub trait Backend: Send + Sync + 'static {
     /// `out = (x - mean) / sqrt(var + eps) · w + b` over each row.
     fn layer_norm(&self, x: &Self::Matrix, w: &Self::Vector, b: &Self::Vector, eps: f32, out: &mut Self::Matrix);
     /// Splits `qkv` `[m, 3·heads·head_dim]` and writes q to `q` and k, v to the cache: no norm, no rotation.
-    fn qkv_store(&self, qkv: &Self::Matrix, step: &Step, cache: &mut Self::Cache, layer: usize, q: &mut Self::Matrix);
+    fn qkv_store(&self, qkv: &Self::Matrix, step: &Self::Staged, cache: &mut Self::Cache, layer: usize, q: &mut Self::Matrix);
     /// Mean over squares of `kernel × kernel`: x `[side², cols]` in raster order, out `[(side/kernel)², cols]`.
     fn avg_pool(&self, x: &Self::Matrix, side: usize, kernel: usize, out: &mut Self::Matrix);
 }

@@ -1,8 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod any;
 pub mod backend;
 mod cpu;
+mod cuda;
 pub mod reference;
 
-pub use backend::{BLOCK, Backend, CacheSpec, CacheType, Part, Rows, Step, WeightFormat};
-pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuVector, CpuWeight, Error, Isa, PackCache, Packed};
+pub use any::{AnyBackend, AnyRecordings, Either};
+pub use backend::{BLOCK, Backend, CacheSpec, CacheType, Greedy, Part, Rows, Step, WeightFormat};
+pub use cuda::{CudaBackend, CudaCache, CudaMatrix, CudaRecordings, CudaStaged, CudaVector, CudaWeight};
+pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuStaged, CpuVector, CpuWeight, Error, Isa, PackCache, Packed};

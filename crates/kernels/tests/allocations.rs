@@ -54,14 +54,16 @@ fn operations_allocate_nothing() {
         ends: (1..=rows as u32).collect(),
         sequences: vec![Rows { rows: 0..rows, table: (0..rows.div_ceil(BLOCK) as u32).collect() }],
     });
+    let mut staged = backend.staged().unwrap();
     let ids: Vec<u32> = (0..ROWS as u32).collect();
     backend.upload(&vec![0.5; ROWS * (HEADS + 2 * KV_HEADS) * DIM], &mut all);
 
     let mut pass = || {
         for step in &steps {
             let rows = step.positions.len();
+            backend.stage(&ids[..rows], step, &mut staged);
             for weight in &weights {
-                backend.embed(weight, &ids[..rows], 2.0, &mut x);
+                backend.embed(weight, &staged, 2.0, &mut x);
                 backend.rms_norm(&x, &norm, 1e-6, &mut normed);
                 backend.layer_norm(&x, &norm, &norm, 1e-6, &mut normed);
                 backend.matmul(&normed, weight, &mut wide);
@@ -70,10 +72,10 @@ fn operations_allocate_nothing() {
                 backend.add_rms_norm(&normed, &norm, 1e-6, &mut x);
                 backend.add(&normed, &mut x);
             }
-            backend.rope_table(&freq, step, &mut rope);
+            backend.rope_table(&freq, &staged, &mut rope);
             backend.gather(&all, &ids[..rows], &mut qkv);
-            backend.qkv_rope_store(&qkv, HEADS, &head_norm, &head_norm, 1e-6, &rope, step, &mut cache, 0, &mut q);
-            backend.attention(&q, HEADS, &cache, 0, step, None, 0.1, &mut seen);
+            backend.qkv_rope_store(&qkv, HEADS, &head_norm, &head_norm, 1e-6, &rope, &staged, &mut cache, 0, &mut q);
+            backend.attention(&q, HEADS, &cache, 0, &staged, None, 0.1, &mut seen);
         }
     };
     // The first time a thread runs, the system's own library may set something up.

@@ -9,8 +9,7 @@ use crate::terminal::{LoadBar, Table, bytes, say_note, width};
 use anyhow::{Context, Result, bail, ensure};
 use medgemma_engine::pipeline::CHUNK;
 use medgemma_engine::{Checkpoint, Runner, RunnerConfig, Sequence, Work};
-use medgemma_gemma::sampler::argmax;
-use medgemma_kernels::{Backend, CpuBackend, WeightFormat};
+use medgemma_kernels::{AnyBackend, Backend, Greedy, WeightFormat};
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write;
@@ -73,7 +72,7 @@ struct Run {
 
 pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
     let _polite = interrupt::guard();
-    let options = args.load.for_engine()?;
+    let options = args.load.for_engine();
     if args.prompt + args.generate == 0 && !args.image {
         bail!("nothing is measured: give --prompt, --generate or --image");
     }
@@ -94,8 +93,8 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         None => args.load.weight_format(),
     };
     let cache = checkpoint.cache_type(format)?;
-    let model = checkpoint
-        .load_packed(format, options.threads, options.packed, |progress| bar.set(progress.done, progress.total))?;
+    let backend = options.device.open(options.threads, options.packed)?;
+    let model = checkpoint.load(backend, format, |progress| bar.set(progress.done, progress.total))?;
     if args.image && model.config().vision.is_some() {
         model.load_vision()?;
     }
@@ -161,31 +160,38 @@ fn take_turns(bench: &mut Bench, load_seconds: f64) -> Result<()> {
 
 /// The model and what is measured of it.
 struct Bench {
-    runner: Runner<CpuBackend>,
-    sequences: Vec<Sequence<CpuBackend>>,
-    logits: Vec<f32>,
+    runner: Runner<AnyBackend>,
+    sequences: Vec<Sequence<AnyBackend>>,
+    /// The most likely token of each sequence.
+    chosen: Vec<Greedy>,
     /// Tokens of the prompt, and tokens to generate after it.
     sizes: (usize, usize),
     depth: usize,
     /// The pixels of an image, when the encoder is measured.
     pixels: Option<Vec<f32>>,
+    /// Room for an image's features.
+    features: Vec<f32>,
     /// Runs so far.
     runs: usize,
 }
 
 impl Bench {
     /// Reads what stands before the prompts, or a few tokens to wake up memory and threads.
-    fn new(runner: Runner<CpuBackend>, args: &args::Bench) -> Result<Self> {
+    fn new(runner: Runner<AnyBackend>, args: &args::Bench) -> Result<Self> {
         let config = runner.model().config();
         let pixels = match (args.image, &config.vision) {
             (true, None) => bail!("--image: this model can't see"),
             (true, Some(v)) => Some((0..3 * v.image * v.image).map(|at| (at % 255) as f32 / 127.5 - 1.0).collect()),
             (false, _) => None,
         };
-        let logits = vec![0.0; args.batch * config.text.vocab];
+        let features = match (&pixels, &config.vision) {
+            (Some(_), Some(v)) => vec![0.0; v.tokens_per_image * config.text.hidden],
+            _ => Vec::new(),
+        };
+        let chosen = vec![Greedy::default(); args.batch];
         let sequences = (0..args.batch).map(|_| Sequence::default()).collect();
         let (sizes, depth) = ((args.prompt, args.generate), args.depth);
-        let mut bench = Self { runner, sequences, logits, sizes, depth, pixels, runs: 0 };
+        let mut bench = Self { runner, sequences, chosen, sizes, depth, pixels, features, runs: 0 };
         if args.prompt + args.generate > 0 {
             for at in 0..args.batch {
                 let warm = if depth > 0 { depth } else { args.prompt.clamp(1, 32) };
@@ -220,8 +226,7 @@ impl Bench {
             last = tokens as u32 - 1;
             stop_if_asked()?;
         }
-        let vocab = self.runner.model().config().text.vocab;
-        self.runner.logits(&[last], &mut self.logits[..vocab]);
+        self.runner.greedy(&[last], &mut self.chosen[at..=at]);
         Ok(())
     }
 
@@ -254,7 +259,9 @@ impl Bench {
         let generate_seconds = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
         if let Some(pixels) = &self.pixels {
-            self.runner.encode_image(pixels)?;
+            // A GPU is done when what it made has arrived.
+            let features = self.runner.encode_image(pixels)?;
+            features.download(self.runner.model().backend(), &mut self.features);
             stop_if_asked()?;
         }
         let image_seconds = begun.elapsed().as_secs_f64();
@@ -268,18 +275,17 @@ impl Bench {
     /// Generates for all sequences together.
     fn generate(&mut self) -> Result<()> {
         let (prompt, generate) = self.sizes;
-        let vocab = self.runner.model().config().text.vocab;
         let rows: Vec<u32> = (0..self.sequences.len() as u32).collect();
         for done in 0..generate {
             // Without a prompt the first token waits already. Whatever the tokens are, they take the same time.
             if prompt > 0 || done > 0 {
-                for (sequence, logits) in self.sequences.iter_mut().zip(self.logits.chunks_exact(vocab)) {
-                    self.runner.push(sequence, argmax(logits));
+                for (sequence, chosen) in self.sequences.iter_mut().zip(&self.chosen) {
+                    self.runner.push(sequence, chosen.id);
                 }
             }
             let mut work: Vec<_> = self.sequences.iter_mut().map(|sequence| Work { sequence, tokens: 1 }).collect();
             self.runner.step(&mut work)?;
-            self.runner.logits(&rows, &mut self.logits);
+            self.runner.greedy(&rows, &mut self.chosen);
             stop_if_asked()?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::assets::Assets;
 use super::features::FeatureCache;
 use crate::demo;
 use crate::error::Error;
-use crate::load::Checkpoint;
+use crate::load::{Checkpoint, Device};
 use crate::runner::{Runner, RunnerConfig};
 use crate::sequence::Sequence;
 use crate::speculate::{DRAFT_MAX, DraftModel};
@@ -14,7 +14,7 @@ use medgemma_gemma::LoadProgress;
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::Tokenizer;
-use medgemma_kernels::{CacheType, CpuBackend, PackCache, WeightFormat};
+use medgemma_kernels::{AnyBackend, CacheType, PackCache, WeightFormat};
 use std::path::{Path, PathBuf};
 
 /// How the decoder's weights are held in memory.
@@ -51,6 +51,8 @@ pub struct LoadOptions {
     pub quant: Option<Quant>,
     /// Most tokens of a conversation; what the model was made for when `None`. Memory for them is taken as they come.
     pub context: Option<usize>,
+    /// Where it is computed.
+    pub device: Device,
     /// Threads; as many as the machine runs at once when `None`.
     pub threads: Option<usize>,
     /// The image encoder of a GGUF, when it isn't beside it.
@@ -165,7 +167,7 @@ impl Opened {
         options: &LoadOptions,
         outputs: usize,
         progress: impl FnMut(LoadProgress),
-    ) -> Result<(String, Assets, Runner<CpuBackend>), Error> {
+    ) -> Result<(String, Assets, Runner<AnyBackend>), Error> {
         let Self { name, checkpoint, assets } = self;
         let longest = checkpoint.config.text.max_position;
         let context = options.context.unwrap_or(longest);
@@ -188,7 +190,8 @@ impl Opened {
             outputs,
             cache: options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?,
         };
-        let model = checkpoint.load_packed(format, options.threads, options.packed.clone(), progress)?;
+        let backend = options.device.open(options.threads, options.packed.clone())?;
+        let model = checkpoint.load(backend, format, progress)?;
         let runner = Runner::new(model, config)?;
         Ok((name, assets, runner))
     }

@@ -9,7 +9,7 @@ use crate::sequence::PlacedImage;
 use crate::speculate::{DRAFT_MAX, Speculator};
 use medgemma_gemma::image::RgbImage;
 use medgemma_gemma::text::{Encoded, Part, Prompt};
-use medgemma_kernels::CpuBackend;
+use medgemma_kernels::AnyBackend;
 use std::ops::ControlFlow;
 
 /// Budget of new tokens when a request doesn't say: the longest output the models were made for.
@@ -221,7 +221,7 @@ impl Pipeline {
         pictures: &[&RgbImage],
         encoded: &Encoded,
         on: Listener<'_>,
-    ) -> Result<Option<Vec<PlacedImage<CpuBackend>>>, Error> {
+    ) -> Result<Option<Vec<PlacedImage<AnyBackend>>>, Error> {
         let total = pictures.len();
         let mut placed = Vec::with_capacity(total);
         for (done, (picture, positions)) in pictures.iter().zip(&encoded.pictures).enumerate() {

@@ -8,7 +8,7 @@ use medgemma_formats::{Folder, Gguf};
 use medgemma_gemma::image::{Limits, Preprocessor, RgbImage, decode};
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
-use medgemma_kernels::{CacheType, CpuBackend, WeightFormat};
+use medgemma_kernels::{Backend, CacheType, CpuBackend, WeightFormat};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -87,13 +87,13 @@ fn pictures(checkpoint: &str, case: &Value, preprocessor: &Preprocessor) -> Vec<
 pub(crate) const ROUNDED: f32 = 0.05;
 
 /// Encodes the case's pictures, comparing features where the golden has them.
-pub(crate) fn images(
-    runner: &Runner<CpuBackend>,
+pub(crate) fn images<B: Backend>(
+    runner: &Runner<B>,
     checkpoint: &str,
     case: &Value,
     tolerance: f32,
     what: &str,
-) -> Vec<PlacedImage<CpuBackend>> {
+) -> Vec<PlacedImage<B>> {
     let Some(positions) = case["image_positions"].as_array().filter(|p| !p.is_empty()) else { return Vec::new() };
     let patch = runner.model().config().vision.as_ref().unwrap().patch;
     let preprocessor = preprocessor(checkpoint, patch);
@@ -116,7 +116,7 @@ pub(crate) fn images(
 
 /// Holds a case's scores of its prompt, greedy tokens and their log-probabilities to the reference's. `checkpoint` is the
 /// folder whose goldens these are.
-pub(crate) fn check(runner: &mut Runner<CpuBackend>, checkpoint: &str, case: &Value, context: &str) {
+pub(crate) fn check<B: Backend>(runner: &mut Runner<B>, checkpoint: &str, case: &Value, context: &str) {
     let what = format!("{checkpoint} {context}, case {}", case["name"]);
     let prompt = ids(&case["input_ids"]);
     let images = images(runner, checkpoint, case, TOLERANCE, &what);
@@ -157,7 +157,7 @@ pub(crate) fn cases(name: &str) -> Vec<Value> {
 }
 
 /// How far the log-probabilities of prompts are from the reference's, on average and at most.
-pub(crate) fn distance(runner: &mut Runner<CpuBackend>, name: &str) -> (f32, f32) {
+pub(crate) fn distance<B: Backend>(runner: &mut Runner<B>, name: &str) -> (f32, f32) {
     let (mut sum, mut count, mut most) = (0.0, 0, 0f32);
     for case in cases(name) {
         let images = images(runner, name, &case, ROUNDED, name);

@@ -2,7 +2,7 @@
 
 use super::{ImageFeatures, backend};
 use crate::{Error, TextConfig, Weights};
-use medgemma_kernels::{Backend, CacheSpec, CacheType, Step, WeightFormat};
+use medgemma_kernels::{Backend, CacheSpec, CacheType, Greedy, Step, WeightFormat};
 
 /// Weights of the decoder.
 pub(super) struct Decoder<B: Backend> {
@@ -45,6 +45,10 @@ pub struct Caches<B: Backend> {
 pub struct Workspace<B: Backend> {
     rows: usize,
     outputs: usize,
+    /// The step as the device sees it, with the blocks of either pool.
+    global: B::Staged,
+    local: B::Staged,
+    recordings: B::Recordings,
     /// The residual stream `[m, h]`.
     x: B::Matrix,
     /// Normed input of a block `[m, h]`.
@@ -136,24 +140,57 @@ impl<B: Backend> Decoder<B> {
         let rows = input.ids.len();
         assert!(rows <= ws.rows, "a step of {rows} rows in a workspace of {}", ws.rows);
         assert!(input.global.positions.len() == rows && input.local.positions.len() == rows);
-        b.embed(&self.embedding, input.ids, (c.hidden as f32).sqrt(), &mut ws.x);
-        for (first, features) in input.images {
+        b.stage(input.ids, input.global, &mut ws.global);
+        b.stage(input.ids, input.local, &mut ws.local);
+        let keys = b.recording_key(&ws.global, &caches.global).zip(b.recording_key(&ws.local, &caches.local));
+        match keys.filter(|_| input.images.is_empty()) {
+            Some((global, local)) => {
+                let mut recordings = std::mem::take(&mut ws.recordings);
+                b.recorded([global, local], &mut recordings, &mut || self.run(b, c, &[], caches, ws));
+                ws.recordings = recordings;
+            }
+            None => self.run(b, c, input.images, caches, ws),
+        }
+    }
+
+    /// The operations of a staged step.
+    fn run(
+        &self,
+        b: &B,
+        c: &TextConfig,
+        images: &[(usize, &ImageFeatures<B>)],
+        caches: &mut Caches<B>,
+        ws: &mut Workspace<B>,
+    ) {
+        b.embed(&self.embedding, &ws.global, (c.hidden as f32).sqrt(), &mut ws.x);
+        for (first, features) in images {
             b.overwrite(&features.0, *first, &mut ws.x);
         }
-        b.rope_table(&self.rope_global, input.global, &mut ws.rope_global);
-        b.rope_table(&self.rope_local, input.local, &mut ws.rope_local);
-        for layer in &self.layers {
-            layer.attend(b, c, input, caches, ws);
-            layer.feed_forward(b, c, ws);
+        b.rope_table(&self.rope_global, &ws.global, &mut ws.rope_global);
+        b.rope_table(&self.rope_local, &ws.local, &mut ws.rope_local);
+        let Some(first) = self.layers.first() else { return };
+        b.rms_norm(&ws.x, &first.attn_norm, c.eps, &mut ws.normed);
+        for (index, layer) in self.layers.iter().enumerate() {
+            layer.attend(b, c, caches, ws);
+            layer.feed_forward(b, c, self.layers.get(index + 1), ws);
         }
     }
 
     pub(super) fn logits(&self, b: &B, c: &TextConfig, rows: &[u32], ws: &mut Workspace<B>, out: &mut [f32]) {
+        self.compute_logits(b, c, rows, ws);
+        b.download(&ws.logits, out);
+    }
+
+    pub(super) fn greedy(&self, b: &B, c: &TextConfig, rows: &[u32], ws: &mut Workspace<B>, out: &mut [Greedy]) {
+        self.compute_logits(b, c, rows, ws);
+        b.greedy(&ws.logits, out);
+    }
+
+    fn compute_logits(&self, b: &B, c: &TextConfig, rows: &[u32], ws: &mut Workspace<B>) {
         assert!(rows.len() <= ws.outputs, "{} rows of logits in a workspace of {}", rows.len(), ws.outputs);
         b.gather(&ws.x, rows, &mut ws.last);
         b.rms_norm(&ws.last, &self.output_norm, c.eps, &mut ws.last_normed);
         b.matmul(&ws.last_normed, self.output.as_ref().unwrap_or(&self.embedding), &mut ws.logits);
-        b.download(&ws.logits, out);
     }
 }
 
@@ -194,13 +231,12 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// `x += post_attention_norm(attention(attn_norm(x)))`.
-    fn attend(&self, b: &B, c: &TextConfig, input: &Input<'_, B>, caches: &mut Caches<B>, ws: &mut Workspace<B>) {
+    /// `x += post_attention_norm(attention(normed))`, where `normed` is `attn_norm(x)`; then `normed` is `ffn_norm(x)`.
+    fn attend(&self, b: &B, c: &TextConfig, caches: &mut Caches<B>, ws: &mut Workspace<B>) {
         let (step, cache, rope, window) = match self.global {
-            true => (input.global, &mut caches.global, &ws.rope_global, None),
-            false => (input.local, &mut caches.local, &ws.rope_local, Some(c.window)),
+            true => (&ws.global, &mut caches.global, &ws.rope_global, None),
+            false => (&ws.local, &mut caches.local, &ws.rope_local, Some(c.window)),
         };
-        b.rms_norm(&ws.x, &self.attn_norm, c.eps, &mut ws.normed);
         b.matmul(&ws.normed, &self.qkv, &mut ws.qkv);
         b.qkv_rope_store(
             &ws.qkv,
@@ -216,16 +252,19 @@ impl<B: Backend> Layer<B> {
         );
         b.attention(&ws.q, c.heads, cache, self.cache_layer, step, window, c.scale, &mut ws.attention);
         b.matmul(&ws.attention, &self.attn_output, &mut ws.block);
-        b.add_rms_norm(&ws.block, &self.post_attention_norm, c.eps, &mut ws.x);
+        b.residual_norm(&ws.block, &self.post_attention_norm, &self.ffn_norm, c.eps, &mut ws.x, &mut ws.normed);
     }
 
-    /// `x += post_ffw_norm(down(gelu(gate) · up))` of `ffn_norm(x)`.
-    fn feed_forward(&self, b: &B, c: &TextConfig, ws: &mut Workspace<B>) {
-        b.rms_norm(&ws.x, &self.ffn_norm, c.eps, &mut ws.normed);
-        b.matmul(&ws.normed, &self.gate_up, &mut ws.gate_up);
-        b.geglu(&ws.gate_up, &mut ws.activated);
+    /// `x += post_ffw_norm(down(gelu(gate) · up))` of `normed`; then `normed` is what the next layer begins with.
+    fn feed_forward(&self, b: &B, c: &TextConfig, next: Option<&Self>, ws: &mut Workspace<B>) {
+        b.matmul_geglu(&ws.normed, &self.gate_up, &mut ws.gate_up, &mut ws.activated);
         b.matmul(&ws.activated, &self.down, &mut ws.block);
-        b.add_rms_norm(&ws.block, &self.post_ffw_norm, c.eps, &mut ws.x);
+        match next {
+            Some(next) => {
+                b.residual_norm(&ws.block, &self.post_ffw_norm, &next.attn_norm, c.eps, &mut ws.x, &mut ws.normed)
+            }
+            None => b.add_rms_norm(&ws.block, &self.post_ffw_norm, c.eps, &mut ws.x),
+        }
     }
 }
 
@@ -252,6 +291,9 @@ impl<B: Backend> Workspace<B> {
         Ok(Self {
             rows,
             outputs,
+            global: b.staged().map_err(backend)?,
+            local: b.staged().map_err(backend)?,
+            recordings: B::Recordings::default(),
             x: matrix(rows, c.hidden)?,
             normed: matrix(rows, c.hidden)?,
             qkv: matrix(rows, q + 2 * kv)?,

@@ -56,7 +56,7 @@ pub(super) struct VisionWorkspace<B: Backend> {
     /// Keys and values of one layer at a time.
     cache: B::Cache,
     /// Every patch sees every other.
-    step: Step,
+    step: B::Staged,
 }
 
 /// Reads weights under one prefix.
@@ -140,8 +140,9 @@ impl<B: Backend> Vision<B> {
         ws: &mut VisionWorkspace<B>,
     ) -> Result<ImageFeatures<B>, Error> {
         b.upload(pixels, &mut ws.pixels);
-        b.matmul_bias(&ws.pixels, &self.patch, &self.patch_bias, &mut ws.x);
-        b.add(&self.positions, &mut ws.x);
+        b.overwrite(&self.positions, 0, &mut ws.x);
+        b.matmul_bias(&ws.pixels, &self.patch, &self.patch_bias, &mut ws.block);
+        b.add(&ws.block, &mut ws.x);
         for layer in &self.layers {
             layer.forward(b, c, ws);
         }
@@ -192,6 +193,13 @@ impl<B: Backend> VisionWorkspace<B> {
         let blocks = patches.div_ceil(BLOCK);
         let count = u32::try_from(patches).expect("the configuration bounds the image's side");
         let spec = CacheSpec { layers: 1, blocks, kv_heads: c.heads, head_dim: c.head_dim(), dtype: vision.cache };
+        let mut staged = b.staged().map_err(backend)?;
+        let step = Step {
+            positions: (0..count).collect(),
+            ends: vec![count; patches],
+            sequences: vec![Rows { rows: 0..patches, table: (0..blocks as u32).collect() }],
+        };
+        b.stage(&[], &step, &mut staged);
         Ok(Self {
             pixels: matrix(patches, 3 * c.patch * c.patch)?,
             x: matrix(patches, c.hidden)?,
@@ -204,11 +212,7 @@ impl<B: Backend> VisionWorkspace<B> {
             pooled: matrix(c.tokens_per_image, c.hidden)?,
             pooled_normed: matrix(c.tokens_per_image, c.hidden)?,
             cache: b.cache(spec).map_err(backend)?,
-            step: Step {
-                positions: (0..count).collect(),
-                ends: vec![count; patches],
-                sequences: vec![Rows { rows: 0..patches, table: (0..blocks as u32).collect() }],
-            },
+            step: staged,
         })
     }
 }

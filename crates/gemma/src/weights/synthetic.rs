@@ -59,9 +59,22 @@ impl Synthetic {
     }
 }
 
+/// Blocks that are random; then they come again. An odd number, so that rows differ.
+const RANDOM: usize = (1 << 20) + 1;
+
 /// Random blocks of `len` elements whose values are spread about as widely as `deviation`.
 fn blocks(dtype: DType, len: usize, deviation: f32, random: &mut SplitMix64) -> Vec<u8> {
-    let count = len / dtype.block_len();
+    let mut bytes = random_blocks(dtype, (len / dtype.block_len()).min(RANDOM), deviation, random);
+    let (period, all) = (bytes.len(), len / dtype.block_len() * dtype.block_bytes());
+    bytes.reserve_exact(all - period);
+    while bytes.len() < all {
+        bytes.extend_from_within(..period.min(all - bytes.len()));
+    }
+    bytes
+}
+
+/// So many random blocks.
+fn random_blocks(dtype: DType, count: usize, deviation: f32, random: &mut SplitMix64) -> Vec<u8> {
     let mut bytes = vec![0u8; count * dtype.block_bytes()];
     match dtype {
         DType::Q4_0 | DType::Q8_0 => {

@@ -1,6 +1,6 @@
-//! What the CPU backend can't do.
+//! What a backend can't do.
 
-/// Why the CPU backend couldn't hold something.
+/// Why a backend couldn't be had, or couldn't hold something.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tensor couldn't be read.
@@ -19,5 +19,24 @@ pub enum Error {
     OutOfMemory {
         /// Bytes asked for.
         bytes: usize,
+    },
+    /// There is no such card, or no driver for it.
+    #[error("{0}; --device cpu computes on the processor")]
+    NoDevice(String),
+    /// The card has no such memory.
+    #[error(
+        "out of memory on the GPU: {bytes} bytes were refused; choose a smaller --context, --quant q8 or q4, or --device cpu"
+    )]
+    OutOfDeviceMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// The card or its driver failed.
+    #[error("the GPU failed in {call}: {problem}")]
+    Device {
+        /// What was asked of the driver.
+        call: &'static str,
+        /// What it answered.
+        problem: String,
     },
 }

@@ -13,6 +13,7 @@ mod memory;
 mod pack;
 mod pool;
 mod simd;
+mod staged;
 mod store;
 
 pub use cache::CpuCache;
@@ -20,9 +21,10 @@ pub use error::Error;
 pub use matrix::{CpuMatrix, CpuVector};
 pub use pack::CpuWeight;
 pub use simd::Isa;
+pub use staged::CpuStaged;
 pub use store::{PackCache, Packed};
 
-use crate::backend::{BLOCK, Backend, CacheSpec, Part, Rows, Step, WeightFormat};
+use crate::backend::{BLOCK, Backend, CacheSpec, Greedy, Part, Rows, Step, WeightFormat};
 use elementwise::{Add, AddRmsNorm, GeGlu, LayerNorm, NormRotate, RmsNorm};
 use matmul::Finish;
 use medgemma_formats::Tensor;
@@ -167,6 +169,8 @@ impl Backend for CpuBackend {
     type Weight = CpuWeight;
     type Vector = CpuVector;
     type Cache = CpuCache;
+    type Staged = CpuStaged;
+    type Recordings = ();
 
     fn name(&self) -> String {
         let threads = self.pool.threads();
@@ -211,6 +215,14 @@ impl Backend for CpuBackend {
         Ok(cache)
     }
 
+    fn staged(&self) -> Result<CpuStaged, Error> {
+        Ok(CpuStaged::default())
+    }
+
+    fn stage(&self, ids: &[u32], step: &Step, out: &mut CpuStaged) {
+        out.fill(ids, step);
+    }
+
     fn upload(&self, values: &[f32], out: &mut CpuMatrix) {
         assert!(values.len().is_multiple_of(out.cols().max(1)), "upload: not whole rows");
         out.set_rows(values.len() / out.cols().max(1));
@@ -229,6 +241,7 @@ impl Backend for CpuBackend {
 
     fn overwrite(&self, rows: &CpuMatrix, first: usize, x: &mut CpuMatrix) {
         assert_eq!(x.cols(), rows.cols(), "overwrite: columns differ");
+        x.set_rows(x.rows().max(first + rows.rows()));
         let at = first * x.cols();
         x.as_mut_slice()[at..at + rows.as_slice().len()].copy_from_slice(rows.as_slice());
     }
@@ -248,11 +261,12 @@ impl Backend for CpuBackend {
         heads: usize,
         cache: &CpuCache,
         layer: usize,
-        step: &Step,
+        step: &CpuStaged,
         window: Option<usize>,
         scale: f32,
         out: &mut CpuMatrix,
     ) {
+        let step = step.step();
         let spec = cache.spec();
         assert_eq!((q.cols(), out.cols()), (heads * spec.head_dim, heads * spec.head_dim), "attention: shapes differ");
         assert!(heads.is_multiple_of(spec.kv_heads), "attention: {heads} heads over {}", spec.kv_heads);
@@ -263,7 +277,8 @@ impl Backend for CpuBackend {
         attention::attention(&self.pool, self.isa, scratch, &queries, cache, out.as_mut_slice());
     }
 
-    fn embed(&self, w: &CpuWeight, ids: &[u32], scale: f32, out: &mut CpuMatrix) {
+    fn embed(&self, w: &CpuWeight, step: &CpuStaged, scale: f32, out: &mut CpuMatrix) {
+        let ids = step.ids();
         assert_eq!(out.cols(), w.k(), "embed: columns differ");
         out.set_rows(ids.len());
         self.each_row(out, &|i, out| w.row(ids[i] as usize, scale, out));
@@ -286,7 +301,19 @@ impl Backend for CpuBackend {
         self.each_row(out, &|i, out| self.isa.run(GeGlu { gate_up: gate_up.row(i), out }));
     }
 
-    fn rope_table(&self, inv_freq: &CpuVector, step: &Step, out: &mut CpuMatrix) {
+    fn greedy(&self, logits: &CpuMatrix, out: &mut [Greedy]) {
+        assert_eq!(out.len(), logits.rows(), "greedy: rows differ");
+        for (i, out) in out.iter_mut().enumerate() {
+            let row = logits.row(i);
+            let best = row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (id, &logit)| {
+                if logit > best.1 { (id, logit) } else { best }
+            });
+            *out = Greedy { id: best.0 as u32, logit: row.get(best.0).copied().unwrap_or(f32::NAN) };
+        }
+    }
+
+    fn rope_table(&self, inv_freq: &CpuVector, step: &CpuStaged, out: &mut CpuMatrix) {
+        let step = step.step();
         assert_eq!(out.cols(), 2 * inv_freq.as_slice().len(), "rope_table: columns differ");
         out.set_rows(step.positions.len());
         self.each_row(out, &|i, out| elementwise::rope_row(inv_freq.as_slice(), step.positions[i], out));
@@ -300,11 +327,12 @@ impl Backend for CpuBackend {
         k_norm: &CpuVector,
         eps: f32,
         rope: &CpuMatrix,
-        step: &Step,
+        step: &CpuStaged,
         cache: &mut CpuCache,
         layer: usize,
         q: &mut CpuMatrix,
     ) {
+        let step = step.step();
         let CacheSpec { kv_heads, head_dim: dim, .. } = cache.spec();
         assert_eq!((qkv.cols(), q.cols()), ((heads + 2 * kv_heads) * dim, heads * dim), "qkv_rope_store: columns");
         assert_eq!((rope.rows(), rope.cols()), (qkv.rows(), dim), "qkv_rope_store: table");
@@ -348,7 +376,8 @@ impl Backend for CpuBackend {
         self.each_row(out, &|i, out| self.isa.run(LayerNorm { x: x.row(i), w, b, eps, out }));
     }
 
-    fn qkv_store(&self, qkv: &CpuMatrix, step: &Step, cache: &mut CpuCache, layer: usize, q: &mut CpuMatrix) {
+    fn qkv_store(&self, qkv: &CpuMatrix, step: &CpuStaged, cache: &mut CpuCache, layer: usize, q: &mut CpuMatrix) {
+        let step = step.step();
         let CacheSpec { kv_heads, head_dim: dim, .. } = cache.spec();
         let width = kv_heads * dim;
         assert_eq!((qkv.cols(), q.cols()), (3 * width, width), "qkv_store: columns differ");
@@ -385,6 +414,6 @@ impl Backend for CpuBackend {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

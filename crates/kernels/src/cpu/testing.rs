@@ -1,7 +1,7 @@
 //! What tests of the kernels share.
 
-use super::{CpuBackend, CpuMatrix, Isa};
-use crate::backend::Backend;
+use super::{CpuBackend, CpuMatrix, CpuStaged, Isa};
+use crate::backend::{Backend, Step};
 use half::f16;
 use medgemma_formats::{Bytes, DType, Nf4, Tensor};
 use std::sync::Arc;
@@ -42,6 +42,13 @@ pub(crate) fn matrix(backend: &CpuBackend, values: &[f32], cols: usize) -> CpuMa
     let mut out = backend.matrix(values.len() / cols, cols).unwrap();
     backend.upload(values, &mut out);
     out
+}
+
+/// A step where the operations read it.
+pub(crate) fn staged(backend: &CpuBackend, ids: &[u32], step: &Step) -> CpuStaged {
+    let mut staged = backend.staged().unwrap();
+    backend.stage(ids, step, &mut staged);
+    staged
 }
 
 #[track_caller]

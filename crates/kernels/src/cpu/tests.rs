@@ -1,6 +1,6 @@
 //! The backend against the scalar twins.
 
-use super::testing::{close, isas, matrix, noise};
+use super::testing::{close, isas, matrix, noise, staged};
 use super::*;
 use crate::backend::{CacheType, Rows};
 use crate::reference;
@@ -25,7 +25,7 @@ fn products_match_their_twin() {
         close(out.as_slice(), &expected.iter().map(|&v| reference::gelu_tanh(v)).collect::<Vec<_>>(), 1e-5);
         let ids: Vec<u32> = (0..m).map(|i| (i * 7 % n) as u32).collect();
         let mut embedded = backend.matrix(m, k).unwrap();
-        backend.embed(&weight, &ids, 3.0, &mut embedded);
+        backend.embed(&weight, &staged(&backend, &ids, &Step::default()), 3.0, &mut embedded);
         for (i, &id) in ids.iter().enumerate() {
             let row: Vec<f32> = w[id as usize * k..][..k].iter().map(|v| v * 3.0).collect();
             assert_eq!(embedded.row(i), row);
@@ -91,7 +91,7 @@ proptest! {
         let backend = CpuBackend::new(Some(2));
         let freq = noise(seed, half);
         let positions: Vec<u32> = (0..20).map(|i| i * i * 300).collect();
-        let step = Step { positions: positions.clone(), ..Step::default() };
+        let step = staged(&backend, &[], &Step { positions: positions.clone(), ..Step::default() });
         let mut table = backend.matrix(20, 2 * half).unwrap();
         backend.rope_table(&backend.vector(&freq).unwrap(), &step, &mut table);
         close(table.as_slice(), &reference::rope_table(&freq, &positions), 1e-7);
@@ -119,6 +119,7 @@ fn images_attend_within_themselves() {
             Rows { rows: patches..2 * patches, table: vec![2, 1] },
         ],
     };
+    let step = staged(&backend, &[], &step);
     let (mut q, mut out) = (backend.matrix(80, heads * dim).unwrap(), backend.matrix(80, heads * dim).unwrap());
     backend.qkv_store(&matrix(&backend, &qkv, 3 * heads * dim), &step, &mut cache, 0, &mut q);
     backend.attention(&q, heads, &cache, 0, &step, None, 0.5, &mut out);

@@ -3,7 +3,7 @@
 
 use crate::commands::demo::phantom;
 use anyhow::{Result, bail};
-use medgemma_engine::{LoadOptions, Options, Pipeline, Request};
+use medgemma_engine::{Device, LoadOptions, Options, Pipeline, Request};
 use medgemma_gemma::locate::DEMO;
 use medgemma_gemma::text::Message;
 
@@ -28,7 +28,7 @@ pub(super) fn run() -> Result<String> {
 
 /// Token ids and log-probabilities of a greedy answer about a picture.
 fn answer(threads: Option<usize>, chunk: Option<usize>) -> Result<(String, Vec<(u32, f32)>)> {
-    let options = LoadOptions { threads, chunk, context: Some(512), ..LoadOptions::default() };
+    let options = LoadOptions { device: Device::Cpu, threads, chunk, context: Some(512), ..LoadOptions::default() };
     let mut pipeline = Pipeline::load_with(DEMO, &options, |_| {})?;
     let request = Request::new([Message::user("What is a pleural effusion?")]).image(phantom()?).greedy();
     let options = Options { max_tokens: Some(TOKENS), logprobs: Some(0), ignore_eos: true, ..request.options.clone() };

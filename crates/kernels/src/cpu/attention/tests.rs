@@ -3,7 +3,7 @@
 
 use crate::backend::{BLOCK, Backend, CacheSpec, CacheType, Rows, Step};
 use crate::cpu::simd::Found;
-use crate::cpu::testing::{close, isas, matrix, noise};
+use crate::cpu::testing::{close, isas, matrix, noise, staged};
 use crate::cpu::{CpuBackend, CpuCache};
 use crate::reference;
 use proptest::prelude::*;
@@ -99,6 +99,7 @@ fn step(backend: &CpuBackend, case: &Case, cache: &mut CpuCache, parts: &[(usize
     let mut rope = backend.matrix(rows, case.dim).unwrap();
     let mut q = backend.matrix(rows, case.heads() * case.dim).unwrap();
     let mut out = backend.matrix(rows, case.heads() * case.dim).unwrap();
+    let step = staged(backend, &[], &step);
     backend.rope_table(&freq, &step, &mut rope);
     let qkv = matrix(backend, &qkv, width);
     backend.qkv_rope_store(&qkv, case.heads(), &ones, &ones, 1e-6, &rope, &step, cache, 1, &mut q);
@@ -217,6 +218,7 @@ fn blocks_before_the_window_are_never_read() {
         // The last token sees keys 110..150: blocks 3 and 4.
         table[..3].fill(u32::MAX);
         let last = Step { positions: vec![149], ends: vec![150], sequences: vec![Rows { rows: 0..1, table }] };
+        let last = staged(&backend, &[], &last);
         let qkv = matrix(&backend, &sequence(&case, 0)[149 * width..], width);
         let ones = backend.vector(&[1.0; 16]).unwrap();
         let mut rope = backend.matrix(1, 16).unwrap();
@@ -249,6 +251,7 @@ fn extreme_scores_stay_finite() {
         ends: (1..=len as u32).collect(),
         sequences: vec![Rows { rows: 0..len, table: vec![2, 1, 0] }],
     };
+    let step = staged(&backend, &[], &step);
     let (mut q, mut out) = (backend.matrix(len, 16).unwrap(), backend.matrix(len, 16).unwrap());
     backend.qkv_store(&matrix(&backend, &qkv, 48), &step, &mut cache, 0, &mut q);
     backend.attention(&q, 1, &cache, 0, &step, None, 1.0, &mut out);

@@ -1,0 +1,131 @@
+// The cache of keys and values, [layer][block][kv_head][32][dim], and attention over it.
+#pragma once
+
+constexpr int BLOCK_TOKENS = 32;
+
+/// One layer of a cache.
+struct Layer {
+    void* keys;
+    void* values;
+    int kind;
+    int kv_heads;
+    int dim;
+    __device__ size_t at(uint32_t block, int head, uint32_t slot) const {
+        return ((size_t(block) * kv_heads + head) * BLOCK_TOKENS + slot) * dim;
+    }
+};
+
+/// Splits qkv into q, k and v; with a table norms and rotates q and k; writes q to `q`, k and v to the cache. A block
+/// takes a head of a row: (row, head of q, k and v). It has `dim` floats of shared memory.
+extern "C" __global__ void store_heads(const void* qkv, int qkv_kind, int heads, const float* q_norm, const float* k_norm,
+                                       float eps, const float* rope, Step step, Layer layer, void* q, int q_kind) {
+    extern __shared__ float head_values[];
+    __shared__ float scratch[33];
+    wait_for_former();
+    launch_next();
+    int row = blockIdx.x, head = blockIdx.y, dim = layer.dim, all = heads + 2 * layer.kv_heads;
+    size_t from = (size_t(row) * all + head) * dim;
+    bool is_q = head < heads, is_k = !is_q && head < heads + layer.kv_heads;
+    float sum = 0;
+    for (int d = threadIdx.x; d < dim; d += blockDim.x) {
+        float v = load(qkv, from + d, qkv_kind);
+        head_values[d] = v;
+        sum += v * v;
+    }
+    sum = block_sum(sum, scratch);
+    bool rotated = rope != nullptr && (is_q || is_k);
+    float inverse = 1.0f / sqrtf(sum / dim + eps);
+    const float* norm = is_q ? q_norm : k_norm;
+    const float* table = rope + size_t(row) * dim;
+    void* out = q;
+    int kind = q_kind;
+    size_t to = (size_t(row) * heads + head) * dim;
+    if (!is_q) {
+        uint32_t position = step.position(row), block = step.table(row)[position / BLOCK_TOKENS];
+        out = is_k ? layer.keys : layer.values;
+        kind = layer.kind;
+        to = layer.at(block, head - heads - (is_k ? 0 : layer.kv_heads), position % BLOCK_TOKENS);
+    }
+    int half = dim / 2;
+    for (int d = threadIdx.x; d < dim; d += blockDim.x) {
+        float v = head_values[d];
+        if (rotated) {
+            int i = d < half ? d : d - half;
+            float a = head_values[i] * inverse * norm[i], b = head_values[i + half] * inverse * norm[i + half];
+            v = d < half ? a * table[i] - b * table[half + i] : b * table[i] + a * table[half + i];
+        }
+        store(out, to + d, kind, v);
+    }
+}
+
+/// Eight elements of a cache.
+__device__ __forceinline__ void eight_of(const void* p, size_t i, int kind, float v[8]) {
+    if (kind == KIND_BF16) {
+        uint4 w = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(p) + i);
+        float2 a = unpack_bf16(w.x), b = unpack_bf16(w.y), c = unpack_bf16(w.z), d = unpack_bf16(w.w);
+        v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
+    } else {
+        for (int e = 0; e < 8; e++) v[e] = static_cast<const float*>(p)[i + e];
+    }
+}
+
+constexpr int SPAN = 128;
+/// A thread of attention holds this many elements of a head: heads are up to 512 wide.
+constexpr int OWN = 4;
+
+/// Attention of a row's query head: (row, head), 128 threads, `dim` floats of shared memory. Keys lo..end in spans of 128,
+/// one a thread; then each thread sums its elements of the values.
+extern "C" __global__ void attention(const void* q, int q_kind, int heads, Layer layer, Step step, int window, float scale,
+                                     void* out, int out_kind) {
+    extern __shared__ float query[];
+    __shared__ float weights[SPAN], scratch[33];
+    __shared__ size_t places[SPAN];
+    wait_for_former();
+    launch_next();
+    int row = blockIdx.x, head = blockIdx.y, dim = layer.dim, kv_head = head / (heads / layer.kv_heads), tid = threadIdx.x;
+    size_t from = (size_t(row) * heads + head) * dim;
+    for (int d = tid; d < dim; d += SPAN) query[d] = load(q, from + d, q_kind) * scale;
+    int position = step.position(row), end = step.end(row);
+    int lo = window > 0 ? max(position + 1 - window, 0) : 0;
+    const uint32_t* table = step.table(row);
+    float acc[OWN] = {}, top = -INFINITY, sum = 0;
+    for (int first = lo; first < end; first += SPAN) {
+        int key = first + tid;
+        float score = -INFINITY;
+        __syncthreads();
+        if (key < end) {
+            size_t place = layer.at(table[key / BLOCK_TOKENS], kv_head, key % BLOCK_TOKENS);
+            places[tid] = place;
+            score = 0;
+            if (dim % 8 == 0) {
+                for (int d = 0; d < dim; d += 8) {
+                    float v[8];
+                    eight_of(layer.keys, place + d, layer.kind, v);
+#pragma unroll
+                    for (int e = 0; e < 8; e++) score += v[e] * query[d + e];
+                }
+            } else {
+                for (int d = 0; d < dim; d++) score += load(layer.keys, place + d, layer.kind) * query[d];
+            }
+        }
+        float best = fmaxf(top, block_max(score, scratch));
+        float weight = key < end ? expf(score - best) : 0, shrink = expf(top - best);
+        weights[tid] = weight;
+        sum = sum * shrink + block_sum(weight, scratch);
+        top = best;
+        int count = min(SPAN, end - first);
+#pragma unroll
+        for (int i = 0; i < OWN; i++) {
+            int d = tid + i * SPAN;
+            if (d >= dim) break;
+            float total = acc[i] * shrink;
+            for (int j = 0; j < count; j++) total += weights[j] * load(layer.values, places[j] + d, layer.kind);
+            acc[i] = total;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+        int d = tid + i * SPAN;
+        if (d < dim) store(out, from + d, out_kind, acc[i] / sum);
+    }
+}

@@ -1,0 +1,99 @@
+//! The backend that runs on an NVIDIA card.
+//!
+//! Everything is done on one stream, in order. A failure of the card while it computes can't be undone and ends the
+//! program with the driver's words; what can be refused (memory, a missing card) is an error.
+#![allow(unsafe_code)]
+
+mod attention;
+mod driver;
+mod images;
+mod matrix;
+mod ops;
+mod product;
+mod record;
+mod staged;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+pub use matrix::{CudaCache, CudaMatrix, CudaVector};
+pub use record::CudaRecordings;
+pub use staged::CudaStaged;
+pub use weight::CudaWeight;
+
+use crate::Error;
+use driver::{Buffer, Device, Kernels, Shape};
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An NVIDIA card.
+///
+/// Weights that the file stores as floats are held in bf16, quantized blocks with their exact values; operands of products
+/// and what the cache holds are rounded to bf16, sums are f32. Results depend on how many rows are computed together: by
+/// rounding, not by more.
+pub struct CudaBackend {
+    kernels: Kernels,
+    device: Arc<Device>,
+    /// Everything is held in f32.
+    exact: bool,
+    /// What `greedy` works with.
+    scratch: Mutex<Option<Buffer>>,
+}
+
+impl CudaBackend {
+    /// Card `index` (0 for the first).
+    ///
+    /// # Errors
+    /// When there is no driver or no such card, or it is older than the kernels need.
+    pub fn new(index: usize) -> Result<Self, Error> {
+        let device = Device::open(index)?;
+        let images = images::of(device.capability());
+        let kernels = Kernels::load(&device, &images.binaries, images.early)?;
+        Ok(Self { kernels, device, exact: false, scratch: Mutex::new(None) })
+    }
+
+    /// As [`CudaBackend::new`], with everything in f32, slowly: what the reference computes, for tests.
+    ///
+    /// # Errors
+    /// As [`CudaBackend::new`].
+    pub fn exact(index: usize) -> Result<Self, Error> {
+        Ok(Self { exact: true, ..Self::new(index)? })
+    }
+
+    /// Bytes of the card's memory: free, and in all.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn memory(&self) -> Result<(usize, usize), Error> {
+        Ok((self.device.free_memory()?, self.device.memory()))
+    }
+
+    /// Launches a kernel, unless it is only gone through because its recording is played back.
+    ///
+    /// # Safety
+    /// The parameters are the kernel's, and what they point to has the size it expects.
+    unsafe fn launch(&self, name: &str, shape: Shape, params: &mut [*mut c_void]) {
+        if !record::playing() {
+            // SAFETY: the caller's promise.
+            done(unsafe { self.kernels.launch(name, &shape, params) });
+        }
+    }
+
+    /// Scratch memory of at least so many bytes.
+    fn scratch(&self, bytes: usize) -> MutexGuard<'_, Option<Buffer>> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+            *scratch = None;
+            *scratch = Some(done(Buffer::new(&self.device, bytes.next_power_of_two())));
+        }
+        scratch
+    }
+}
+
+/// The result of an operation that can only fail with the card.
+///
+/// # Panics
+/// When it failed.
+fn done<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}

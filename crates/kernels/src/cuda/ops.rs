@@ -1,0 +1,436 @@
+//! The operations.
+
+use super::attention::Queries;
+use super::driver::{Buffer, Param, Shape, param};
+use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
+use super::staged::CudaStaged;
+use super::weight::CudaWeight;
+use super::{CudaBackend, CudaRecordings, done};
+use crate::Error;
+use crate::backend::{Backend, CacheSpec, Greedy, Step, WeightFormat};
+use half::bf16;
+use medgemma_formats::Tensor;
+
+/// Threads of a block where each takes one element after another.
+const THREADS: usize = 256;
+/// Elements of a row that a thread of a norm holds (`HELD` in elementwise.cuh).
+const HELD: usize = 16;
+/// Rows that `gather` takes at once.
+const INDICES: usize = 64;
+/// Parts of a row of logits (`PARTS` in greedy.cuh).
+const PARTS: usize = 64;
+
+/// A list of rows, given to a kernel by value.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Indices([u32; INDICES]);
+// SAFETY: as `Indices` in elementwise.cuh.
+unsafe impl Param for Indices {}
+
+/// A block for each of `rows` rows, whose threads hold 8 elements each where there are few.
+fn norm(rows: usize, cols: usize) -> Shape {
+    assert!(cols <= 1024 * HELD, "norms take up to {} columns, not {cols}", 1024 * HELD);
+    Shape::new((rows, 1), cols.div_ceil(8).next_multiple_of(32).clamp(64, 1024))
+}
+
+/// A thread for each element, or for several.
+fn elements(count: usize) -> Shape {
+    Shape::new((count.div_ceil(THREADS).clamp(1, 1 << 14), 1), THREADS)
+}
+
+impl CudaBackend {
+    fn norm(&self, x: &CudaMatrix, w: &CudaVector, eps: f32, out: &mut CudaMatrix, kind: Kind) {
+        assert_eq!((out.cols(), w.len), (x.cols(), x.cols()), "rms_norm: columns differ");
+        out.set(x.rows(), kind);
+        if x.rows() == 0 {
+            return;
+        }
+        let (at, x_kind, w, to, kind, cols) =
+            (x.at(), x.kind() as i32, w.buffer.at(), out.at(), kind as i32, x.cols() as i32);
+        let mut params =
+            [param(&at), param(&x_kind), param(&w), param(&eps), param(&to), param(&kind), param(&cols)];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("rms_norm", norm(x.rows(), x.cols()), &mut params) };
+    }
+
+    /// `x += rms_norm(y, post)`, and perhaps `out = rms_norm(x, next)`.
+    fn residual(
+        &self,
+        y: &CudaMatrix,
+        post: &CudaVector,
+        eps: f32,
+        x: &mut CudaMatrix,
+        next: Option<(&CudaVector, &mut CudaMatrix)>,
+    ) {
+        assert_eq!((y.rows(), y.cols(), post.len), (x.rows(), x.cols(), x.cols()), "add_rms_norm: shapes");
+        assert_eq!(x.kind(), Kind::F32, "add_rms_norm: the residual stream is f32");
+        let kind = self.operand_kind();
+        let (next, to) = match next {
+            Some((next, out)) => {
+                assert_eq!((out.cols(), next.len), (x.cols(), x.cols()), "residual_norm: columns differ");
+                out.set(x.rows(), kind);
+                (next.buffer.at(), out.at())
+            }
+            None => (0, 0),
+        };
+        if x.rows() == 0 {
+            return;
+        }
+        let (at, y_kind, post, stream, kind, cols) =
+            (y.at(), y.kind() as i32, post.buffer.at(), x.at(), kind as i32, x.cols() as i32);
+        let mut params = [
+            param(&at),
+            param(&y_kind),
+            param(&post),
+            param(&next),
+            param(&eps),
+            param(&stream),
+            param(&to),
+            param(&kind),
+            param(&cols),
+        ];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("residual_norm", norm(x.rows(), x.cols()), &mut params) };
+    }
+
+    /// Splits qkv, rotates q and k where there is a table, and writes q to `q`, k and v to the cache.
+    fn store_heads(
+        &self,
+        qkv: &CudaMatrix,
+        heads: usize,
+        rotation: Option<(&CudaVector, &CudaVector, f32, &CudaMatrix)>,
+        step: &CudaStaged,
+        cache: &CudaCache,
+        layer: usize,
+        q: &mut CudaMatrix,
+    ) {
+        let CacheSpec { kv_heads, head_dim: dim, .. } = cache.spec();
+        let all = heads + 2 * kv_heads;
+        assert_eq!((qkv.cols(), q.cols()), (all * dim, heads * dim), "qkv: columns differ");
+        assert_eq!(step.rows(), qkv.rows(), "qkv: rows differ");
+        let (q_norm, k_norm, eps, rope) = match rotation {
+            Some((q_norm, k_norm, eps, rope)) => {
+                assert_eq!((q_norm.len, k_norm.len), (dim, dim), "qkv_rope_store: norms");
+                assert_eq!((rope.rows(), rope.cols()), (qkv.rows(), dim), "qkv_rope_store: table");
+                (q_norm.buffer.at(), k_norm.buffer.at(), eps, rope.at())
+            }
+            None => (0, 0, 0.0, 0),
+        };
+        let kind = self.operand_kind();
+        q.set(qkv.rows(), kind);
+        if qkv.rows() == 0 {
+            return;
+        }
+        let shape = Shape::new((qkv.rows(), all), dim.next_multiple_of(32).min(256)).shared(dim * 4);
+        let (at, qkv_kind, count, staged, layer, to, kind) =
+            (qkv.at(), qkv.kind() as i32, heads as i32, step.at(), cache.layer(layer), q.at(), kind as i32);
+        let mut params = [
+            param(&at),
+            param(&qkv_kind),
+            param(&count),
+            param(&q_norm),
+            param(&k_norm),
+            param(&eps),
+            param(&rope),
+            param(&staged),
+            param(&layer),
+            param(&to),
+            param(&kind),
+        ];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked; staging checked the tables.
+        unsafe { self.launch("store_heads", shape, &mut params) };
+    }
+}
+
+impl Backend for CudaBackend {
+    type Error = Error;
+    type Matrix = CudaMatrix;
+    type Weight = CudaWeight;
+    type Vector = CudaVector;
+    type Cache = CudaCache;
+    type Staged = CudaStaged;
+    type Recordings = CudaRecordings;
+
+    fn name(&self) -> String {
+        let (major, minor) = self.device.capability();
+        format!("cuda ({}, compute capability {major}.{minor})", self.device.name())
+    }
+
+    fn weight(&self, tensors: &[&Tensor], format: WeightFormat) -> Result<CudaWeight, Error> {
+        CudaWeight::new(self, tensors, format)
+    }
+
+    fn weight_f32(&self, values: &[f32], n: usize, k: usize, format: WeightFormat) -> Result<CudaWeight, Error> {
+        let tensor = Tensor::from_f32("values", &[n, k], values)?;
+        CudaWeight::new(self, &[&tensor], format)
+    }
+
+    fn weight_bytes(&self, weight: &CudaWeight) -> usize {
+        weight.bytes()
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<CudaVector, Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let buffer = Buffer::new(&self.device, bytes.len())?;
+        buffer.write(0, &bytes)?;
+        Ok(CudaVector { buffer, len: values.len() })
+    }
+
+    fn matrix(&self, capacity: usize, cols: usize) -> Result<CudaMatrix, Error> {
+        CudaMatrix::new(&self.device, capacity, cols)
+    }
+
+    /// Keys and values are held in bf16, whatever `spec` says, unless everything is exact.
+    fn cache(&self, spec: CacheSpec) -> Result<CudaCache, Error> {
+        CudaCache::new(&self.device, spec, self.operand_kind())
+    }
+
+    fn staged(&self) -> Result<CudaStaged, Error> {
+        CudaStaged::new(&self.device)
+    }
+
+    fn stage(&self, ids: &[u32], step: &Step, out: &mut CudaStaged) {
+        done(out.fill(ids, step));
+    }
+
+    fn upload(&self, values: &[f32], out: &mut CudaMatrix) {
+        assert!(values.len().is_multiple_of(out.cols().max(1)), "upload: not whole rows");
+        out.set(values.len() / out.cols().max(1), Kind::F32);
+        // SAFETY: floats are bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), values.len() * 4) };
+        done(out.buffer().write(0, bytes));
+    }
+
+    fn download(&self, x: &CudaMatrix, out: &mut [f32]) {
+        assert_eq!(out.len(), x.len(), "download: sizes differ");
+        match x.kind() {
+            Kind::F32 => {
+                // SAFETY: floats are bytes, and any bytes are floats.
+                let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), out.len() * 4) };
+                done(x.buffer().read(bytes));
+            }
+            Kind::BF16 => {
+                let mut bytes = vec![0; out.len() * 2];
+                done(x.buffer().read(&mut bytes));
+                for (out, pair) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = bf16::from_le_bytes(*pair).to_f32();
+                }
+            }
+        }
+    }
+
+    fn gather(&self, x: &CudaMatrix, rows: &[u32], out: &mut CudaMatrix) {
+        assert_eq!(x.cols(), out.cols(), "gather: columns differ");
+        assert!(rows.iter().all(|row| (*row as usize) < x.rows()), "gather: a row beyond the matrix");
+        out.set(rows.len(), x.kind());
+        for (index, some) in rows.chunks(INDICES).enumerate() {
+            let mut indices = Indices([0; INDICES]);
+            indices.0[..some.len()].copy_from_slice(some);
+            let (at, kind, to, first, cols) =
+                (x.at(), x.kind() as i32, out.at(), (index * INDICES) as i32, x.cols() as i32);
+            let mut params = [param(&at), param(&kind), param(&indices), param(&to), param(&first), param(&cols)];
+            // SAFETY: the parameters are the kernel's, and all rows are within the matrices.
+            unsafe { self.launch("gather", Shape::new((some.len(), 1), THREADS), &mut params) };
+        }
+    }
+
+    fn overwrite(&self, rows: &CudaMatrix, first: usize, x: &mut CudaMatrix) {
+        assert_eq!(x.cols(), rows.cols(), "overwrite: columns differ");
+        // A matrix of which nothing is in use has no kind yet.
+        let kind = if x.rows() == 0 { Kind::F32 } else { x.kind() };
+        x.set(x.rows().max(first + rows.rows()), kind);
+        let to = x.at() + (first * x.cols() * kind.bytes()) as u64;
+        let (at, from_kind, kind, count) = (rows.at(), rows.kind() as i32, kind as i32, rows.len() as i64);
+        let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&count)];
+        // SAFETY: the parameters are the kernel's, and the rows are within the matrix.
+        unsafe { self.launch("convert", elements(rows.len()), &mut params) };
+    }
+
+    fn recording_key(&self, step: &CudaStaged, cache: &CudaCache) -> Option<u64> {
+        self.key(step, cache)
+    }
+
+    fn recorded(&self, key: [u64; 2], recordings: &mut CudaRecordings, work: &mut dyn FnMut()) {
+        self.play(key, recordings, work);
+    }
+
+    fn matmul(&self, x: &CudaMatrix, w: &CudaWeight, out: &mut CudaMatrix) {
+        self.product(x, w, None, false, out);
+    }
+
+    fn add(&self, y: &CudaMatrix, x: &mut CudaMatrix) {
+        assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "add: shapes differ");
+        let (at, y_kind, to, kind, count) = (y.at(), y.kind() as i32, x.at(), x.kind() as i32, x.len() as i64);
+        let mut params = [param(&at), param(&y_kind), param(&to), param(&kind), param(&count)];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("add", elements(x.len()), &mut params) };
+    }
+
+    fn attention(
+        &self,
+        q: &CudaMatrix,
+        heads: usize,
+        cache: &CudaCache,
+        layer: usize,
+        step: &CudaStaged,
+        window: Option<usize>,
+        scale: f32,
+        out: &mut CudaMatrix,
+    ) {
+        self.attend(&Queries { q, heads, cache, layer, step, window, scale }, out);
+    }
+
+    fn embed(&self, w: &CudaWeight, step: &CudaStaged, scale: f32, out: &mut CudaMatrix) {
+        let [table] = &w.parts[..] else { panic!("embed: the table is one tensor") };
+        assert_eq!(out.cols(), w.k, "embed: columns differ");
+        out.set(step.rows(), Kind::F32);
+        if step.rows() == 0 {
+            return;
+        }
+        let (view, staged, to) = (table.view(), step.at(), out.at());
+        let mut params = [param(&view), param(&staged), param(&scale), param(&to)];
+        // SAFETY: the parameters are the kernel's; the caller checked the tokens.
+        unsafe { self.launch("embed", Shape::new((step.rows(), 1), THREADS), &mut params) };
+    }
+
+    fn rms_norm(&self, x: &CudaMatrix, w: &CudaVector, eps: f32, out: &mut CudaMatrix) {
+        self.norm(x, w, eps, out, self.operand_kind());
+    }
+
+    fn add_rms_norm(&self, y: &CudaMatrix, w: &CudaVector, eps: f32, x: &mut CudaMatrix) {
+        self.residual(y, w, eps, x, None);
+    }
+
+    fn residual_norm(
+        &self,
+        y: &CudaMatrix,
+        post: &CudaVector,
+        next: &CudaVector,
+        eps: f32,
+        x: &mut CudaMatrix,
+        out: &mut CudaMatrix,
+    ) {
+        self.residual(y, post, eps, x, Some((next, out)));
+    }
+
+    fn geglu(&self, gate_up: &CudaMatrix, out: &mut CudaMatrix) {
+        assert_eq!(gate_up.cols(), 2 * out.cols(), "geglu: columns differ");
+        let kind = self.operand_kind();
+        out.set(gate_up.rows(), kind);
+        let (at, from_kind, to, kind, n, count) = (
+            gate_up.at(),
+            gate_up.kind() as i32,
+            out.at(),
+            kind as i32,
+            out.cols() as i32,
+            out.len() as i64,
+        );
+        let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&n), param(&count)];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("geglu", elements(out.len()), &mut params) };
+    }
+
+    fn greedy(&self, logits: &CudaMatrix, out: &mut [Greedy]) {
+        assert_eq!((out.len(), logits.kind()), (logits.rows(), Kind::F32), "greedy: rows or kind");
+        if out.is_empty() {
+            return;
+        }
+        // A part is two numbers; a row's result, too.
+        let results = out.len() * 8;
+        let scratch = self.scratch(results * (PARTS + 1));
+        let Some(buffer) = scratch.as_ref() else { return };
+        let (at, vocab, best) = (logits.at(), logits.cols() as i32, buffer.at());
+        let parts = best + results as u64;
+        let mut params = [param(&at), param(&vocab), param(&parts)];
+        // SAFETY: the parameters are the kernels'; the scratch memory has room for parts and results.
+        unsafe {
+            self.launch("greedy_parts", Shape::new((PARTS, out.len()), THREADS), &mut params);
+            let mut params = [param(&at), param(&vocab), param(&parts), param(&best)];
+            self.launch("greedy_rows", Shape::new((out.len(), 1), 32), &mut params);
+        }
+        let mut bytes = vec![0; results];
+        done(buffer.read(&mut bytes));
+        for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            let [a, b, c, d, e, f, g, h] = *bytes;
+            *out = Greedy { id: u32::from_le_bytes([a, b, c, d]), logit: f32::from_le_bytes([e, f, g, h]) };
+        }
+    }
+
+    fn rope_table(&self, inv_freq: &CudaVector, step: &CudaStaged, out: &mut CudaMatrix) {
+        assert_eq!(out.cols(), 2 * inv_freq.len, "rope_table: columns differ");
+        out.set(step.rows(), Kind::F32);
+        if step.rows() == 0 {
+            return;
+        }
+        let (frequencies, half, staged, to) = (inv_freq.buffer.at(), inv_freq.len as i32, step.at(), out.at());
+        let mut params = [param(&frequencies), param(&half), param(&staged), param(&to)];
+        let shape = Shape::new((step.rows(), 1), inv_freq.len.next_multiple_of(32).clamp(32, THREADS));
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("rope_table", shape, &mut params) };
+    }
+
+    fn qkv_rope_store(
+        &self,
+        qkv: &CudaMatrix,
+        heads: usize,
+        q_norm: &CudaVector,
+        k_norm: &CudaVector,
+        eps: f32,
+        rope: &CudaMatrix,
+        step: &CudaStaged,
+        cache: &mut CudaCache,
+        layer: usize,
+        q: &mut CudaMatrix,
+    ) {
+        self.store_heads(qkv, heads, Some((q_norm, k_norm, eps, rope)), step, cache, layer, q);
+    }
+
+    fn matmul_bias(&self, x: &CudaMatrix, w: &CudaWeight, bias: &CudaVector, out: &mut CudaMatrix) {
+        self.product(x, w, Some(bias), false, out);
+    }
+
+    fn matmul_bias_gelu(&self, x: &CudaMatrix, w: &CudaWeight, bias: &CudaVector, out: &mut CudaMatrix) {
+        self.product(x, w, Some(bias), true, out);
+    }
+
+    fn layer_norm(&self, x: &CudaMatrix, w: &CudaVector, b: &CudaVector, eps: f32, out: &mut CudaMatrix) {
+        assert_eq!((out.cols(), w.len, b.len), (x.cols(), x.cols(), x.cols()), "layer_norm: columns differ");
+        let kind = self.operand_kind();
+        out.set(x.rows(), kind);
+        if x.rows() == 0 {
+            return;
+        }
+        let (at, x_kind, w, b, to, kind, cols) =
+            (x.at(), x.kind() as i32, w.buffer.at(), b.buffer.at(), out.at(), kind as i32, x.cols() as i32);
+        let mut params = [
+            param(&at),
+            param(&x_kind),
+            param(&w),
+            param(&b),
+            param(&eps),
+            param(&to),
+            param(&kind),
+            param(&cols),
+        ];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("layer_norm", norm(x.rows(), x.cols()), &mut params) };
+    }
+
+    fn qkv_store(&self, qkv: &CudaMatrix, step: &CudaStaged, cache: &mut CudaCache, layer: usize, q: &mut CudaMatrix) {
+        let heads = cache.spec().kv_heads;
+        self.store_heads(qkv, heads, None, step, cache, layer, q);
+    }
+
+    fn avg_pool(&self, x: &CudaMatrix, side: usize, kernel: usize, out: &mut CudaMatrix) {
+        assert_eq!((x.rows(), x.cols()), (side * side, out.cols()), "avg_pool: shapes differ");
+        assert!(kernel > 0 && side >= kernel, "avg_pool: squares of {kernel} in {side}");
+        let small = side / kernel;
+        out.set(small * small, Kind::F32);
+        let (at, x_kind, side, kernel, to, kind, cols) =
+            (x.at(), x.kind() as i32, side as i32, kernel as i32, out.at(), Kind::F32 as i32, x.cols() as i32);
+        let mut params =
+            [param(&at), param(&x_kind), param(&side), param(&kernel), param(&to), param(&kind), param(&cols)];
+        // SAFETY: the parameters are the kernel's, of the shapes that were checked.
+        unsafe { self.launch("avg_pool", Shape::new((small * small, 1), THREADS), &mut params) };
+    }
+}

@@ -1,0 +1,83 @@
+//! A step on a card: one array, copied at once.
+
+use super::driver::{Buffer, Device};
+use super::matrix::unique;
+use crate::Error;
+use crate::backend::{BLOCK, Step};
+use std::sync::Arc;
+
+/// Numbers before the rows': rows, sequences, entries of each block table, the longest context.
+const HEADER: usize = 16;
+
+/// A step on a card, read by kernels (`Step` in plain.cu): the header; for each row its token, its position, its end, its
+/// sequence; the sequences' block tables, equally long.
+#[derive(Debug)]
+pub struct CudaStaged {
+    buffer: Buffer,
+    host: Vec<u32>,
+    rows: usize,
+    longest: usize,
+    /// Tells arrays apart in recordings: a larger one is at another address.
+    id: u64,
+    device: Arc<Device>,
+}
+
+impl CudaStaged {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Self, Error> {
+        let buffer = Buffer::zeroed(device, 64 << 10)?;
+        Ok(Self { buffer, host: Vec::new(), rows: 0, longest: 0, id: unique(), device: Arc::clone(device) })
+    }
+
+    pub(super) fn fill(&mut self, ids: &[u32], step: &Step) -> Result<(), Error> {
+        let rows = step.positions.len();
+        assert!(ids.len() == rows || ids.is_empty(), "stage: {} tokens in {rows} rows", ids.len());
+        assert_eq!(step.ends.len(), rows, "stage: ends");
+        let stride = step.sequences.iter().map(|s| s.table.len()).max().unwrap_or(0);
+        self.rows = rows;
+        self.longest = step.ends.iter().copied().max().unwrap_or(0) as usize;
+        let numbers = [rows, step.sequences.len(), stride, self.longest].map(|n| n as u32);
+        self.host.clear();
+        self.host.extend(numbers);
+        self.host.resize(HEADER, 0);
+        self.host.extend(ids);
+        self.host.resize(HEADER + rows, 0);
+        self.host.extend(&step.positions);
+        self.host.extend(&step.ends);
+        for (index, sequence) in step.sequences.iter().enumerate() {
+            self.host.extend(sequence.rows.clone().map(|_| index as u32));
+        }
+        assert_eq!(self.host.len(), HEADER + 4 * rows, "stage: rows of sequences");
+        for sequence in &step.sequences {
+            let last = step.ends[sequence.rows.clone()].iter().max().map_or(0, |end| (*end as usize).div_ceil(BLOCK));
+            assert!(last <= sequence.table.len(), "stage: a table that ends before what its rows see");
+            let end = self.host.len() + stride;
+            self.host.extend(&sequence.table);
+            self.host.resize(end, u32::MAX);
+        }
+        let bytes = self.host.len() * 4;
+        if bytes > self.buffer.bytes() {
+            self.buffer = Buffer::zeroed(&self.device, bytes.next_power_of_two())?;
+            self.id = unique();
+        }
+        // SAFETY: numbers are bytes, and any bytes are right.
+        let bytes = unsafe { std::slice::from_raw_parts(self.host.as_ptr().cast::<u8>(), bytes) };
+        self.buffer.write(0, bytes)
+    }
+
+    pub(super) fn at(&self) -> u64 {
+        self.buffer.at()
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The longest context of a row, in keys.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
+    }
+}

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Compiles the CUDA kernels (crates/kernels/cuda/*.cu) to the binaries that are part of the program. Run it when a source
+# has changed; NVCC names the compiler (of CUDA 13.0), else it is looked for in PATH. No GPU is needed.
+set -eu
+cd "$(dirname "$0")/../crates/kernels/cuda"
+nvcc=${NVCC:-nvcc}
+mkdir -p bin
+for source in *.cu; do
+    name=${source%.cu}
+    for arch in sm_80 sm_90a sm_100; do
+        "$nvcc" -cubin -arch="$arch" -O3 -std=c++17 "$source" -o "bin/$name.$arch.cubin"
+    done
+    "$nvcc" -ptx -arch=compute_80 -O3 -std=c++17 "$source" -o "bin/$name.compute_80.ptx"
+done
+cat *.cu *.cuh */*.cuh | sha256sum | cut -d ' ' -f 1 > bin/sources.sha256
