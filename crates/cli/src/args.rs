@@ -127,7 +127,6 @@ pub(crate) enum Quant {
     Nf4,
 }
 
-
 /// How a model is loaded.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model")]

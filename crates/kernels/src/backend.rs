@@ -266,7 +266,14 @@ pub trait Backend: Send + Sync + 'static {
     /// `out = (x - mean) / sqrt(var + eps) · w + b` over each row.
     fn layer_norm(&self, x: &Self::Matrix, w: &Self::Vector, b: &Self::Vector, eps: f32, out: &mut Self::Matrix);
     /// Splits `qkv` `[m, 3·heads·head_dim]` and writes q to `q` and k, v to the cache: no norm, no rotation.
-    fn qkv_store(&self, qkv: &Self::Matrix, step: &Self::Staged, cache: &mut Self::Cache, layer: usize, q: &mut Self::Matrix);
+    fn qkv_store(
+        &self,
+        qkv: &Self::Matrix,
+        step: &Self::Staged,
+        cache: &mut Self::Cache,
+        layer: usize,
+        q: &mut Self::Matrix,
+    );
     /// Mean over squares of `kernel × kernel`: x `[side², cols]` in raster order, out `[(side/kernel)², cols]`.
     fn avg_pool(&self, x: &Self::Matrix, side: usize, kernel: usize, out: &mut Self::Matrix);
 }

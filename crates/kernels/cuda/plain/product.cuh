@@ -95,13 +95,3 @@ extern "C" __global__ void product_many(const void* x, int x_kind, Weight w, voi
             if (row < m && n < w.n) finish.put(out, row, n, acc[i][j]);
         }
 }
-
-/// What follows a product that another kernel made: out = gelu(out + bias). One thread an element.
-extern "C" __global__ void finish_product(void* out, int kind, const float* bias, int gelu, int n, long long total) {
-    wait_for_former();
-    launch_next();
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < total; i += (long long)gridDim.x * blockDim.x) {
-        float v = load(out, i, kind) + (bias ? bias[i % n] : 0);
-        store(out, i, kind, gelu ? gelu_tanh(v) : v);
-    }
-}

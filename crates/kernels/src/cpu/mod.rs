@@ -305,9 +305,10 @@ impl Backend for CpuBackend {
         assert_eq!(out.len(), logits.rows(), "greedy: rows differ");
         for (i, out) in out.iter_mut().enumerate() {
             let row = logits.row(i);
-            let best = row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (id, &logit)| {
-                if logit > best.1 { (id, logit) } else { best }
-            });
+            let best = row
+                .iter()
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |best, (id, &logit)| if logit > best.1 { (id, logit) } else { best });
             *out = Greedy { id: best.0 as u32, logit: row.get(best.0).copied().unwrap_or(f32::NAN) };
         }
     }

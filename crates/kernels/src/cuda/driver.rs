@@ -48,7 +48,8 @@ impl Device {
         }
         // SAFETY: called before any other call of the driver; places to write to are valid.
         unsafe {
-            check("cuInit", sys::cuInit(0)).map_err(|error| Error::NoDevice(format!("no usable NVIDIA GPU: {error}")))?;
+            check("cuInit", sys::cuInit(0))
+                .map_err(|error| Error::NoDevice(format!("no usable NVIDIA GPU: {error}")))?;
             let mut count = 0;
             check("cuDeviceGetCount", sys::cuDeviceGetCount(&mut count))?;
             let wanted = i32::try_from(index).ok().filter(|index| *index < count);
@@ -77,8 +78,7 @@ impl Device {
             }
             let mut context = ptr::null_mut();
             check("cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, ordinal))?;
-            let mut device =
-                Self { ordinal, context, stream: ptr::null_mut(), name, capability, processors, memory };
+            let mut device = Self { ordinal, context, stream: ptr::null_mut(), name, capability, processors, memory };
             device.enter()?;
             let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
             check("cuStreamCreate", sys::cuStreamCreate(&mut device.stream, flags))?;

@@ -3,6 +3,7 @@
 use super::driver::{Buffer, Device, Param};
 use crate::Error;
 use crate::backend::{BLOCK, CacheSpec};
+use half::bf16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -77,7 +78,24 @@ impl CudaMatrix {
 #[derive(Debug)]
 pub struct CudaVector {
     pub(super) buffer: Buffer,
+    /// The same in bf16, as cuBLASLt wants a bias.
+    pub(super) rounded: Buffer,
     pub(super) len: usize,
+}
+
+impl CudaVector {
+    pub(super) fn new(device: &Arc<Device>, values: &[f32]) -> Result<Self, Error> {
+        let keep = |bytes: Vec<u8>| {
+            let buffer = Buffer::new(device, bytes.len())?;
+            buffer.write(0, &bytes)?;
+            Ok::<Buffer, Error>(buffer)
+        };
+        Ok(Self {
+            buffer: keep(values.iter().flat_map(|v| v.to_le_bytes()).collect())?,
+            rounded: keep(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect())?,
+            len: values.len(),
+        })
+    }
 }
 
 /// A pool of KV blocks on a card: keys, then values, each `[layer][block][kv_head][32][head_dim]`.

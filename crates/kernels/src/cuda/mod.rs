@@ -7,6 +7,7 @@
 mod attention;
 mod driver;
 mod images;
+mod lt;
 mod matrix;
 mod ops;
 mod product;
@@ -23,8 +24,20 @@ pub use weight::CudaWeight;
 
 use crate::Error;
 use driver::{Buffer, Device, Kernels, Shape};
+use lt::Lt;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What operations need memory for.
+#[derive(Clone, Copy, Debug)]
+enum Scratch {
+    /// The most likely tokens.
+    Greedy,
+    /// A product's operand in bf16.
+    Operand,
+    /// Quantized weights in bf16.
+    Weights,
+}
 
 /// An NVIDIA card.
 ///
@@ -36,8 +49,10 @@ pub struct CudaBackend {
     device: Arc<Device>,
     /// Everything is held in f32.
     exact: bool,
-    /// What `greedy` works with.
-    scratch: Mutex<Option<Buffer>>,
+    /// For products of many rows; none where cuBLASLt isn't there.
+    lt: Option<Mutex<Lt>>,
+    /// Memory of operations, by what it is for.
+    scratch: [Mutex<Option<Buffer>>; 3],
 }
 
 impl CudaBackend {
@@ -49,7 +64,8 @@ impl CudaBackend {
         let device = Device::open(index)?;
         let images = images::of(device.capability());
         let kernels = Kernels::load(&device, &images.binaries, images.early)?;
-        Ok(Self { kernels, device, exact: false, scratch: Mutex::new(None) })
+        let lt = Lt::new(&device)?.map(Mutex::new);
+        Ok(Self { kernels, device, exact: false, lt, scratch: Default::default() })
     }
 
     /// As [`CudaBackend::new`], with everything in f32, slowly: what the reference computes, for tests.
@@ -79,15 +95,20 @@ impl CudaBackend {
         }
     }
 
-    /// Scratch memory of at least so many bytes.
-    fn scratch(&self, bytes: usize) -> MutexGuard<'_, Option<Buffer>> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Memory for an operation of at least so many bytes, as long as the guard lives.
+    fn scratch(&self, purpose: Scratch, bytes: usize) -> MutexGuard<'_, Option<Buffer>> {
+        let mut scratch = lock(&self.scratch[purpose as usize]);
         if scratch.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
             *scratch = None;
             *scratch = Some(done(Buffer::new(&self.device, bytes.next_power_of_two())));
         }
         scratch
     }
+}
+
+/// Nothing behind these locks can be left half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The result of an operation that can only fail with the card.

@@ -1,11 +1,11 @@
 //! The operations.
 
 use super::attention::Queries;
-use super::driver::{Buffer, Param, Shape, param};
+use super::driver::{Param, Shape, param};
 use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
 use super::staged::CudaStaged;
 use super::weight::CudaWeight;
-use super::{CudaBackend, CudaRecordings, done};
+use super::{CudaBackend, CudaRecordings, Scratch, done};
 use crate::Error;
 use crate::backend::{Backend, CacheSpec, Greedy, Step, WeightFormat};
 use half::bf16;
@@ -39,6 +39,14 @@ fn elements(count: usize) -> Shape {
 }
 
 impl CudaBackend {
+    /// Copies a matrix to where there is room for it.
+    pub(super) fn convert(&self, x: &CudaMatrix, to: u64, kind: Kind) {
+        let (at, from_kind, kind, count) = (x.at(), x.kind() as i32, kind as i32, x.len() as i64);
+        let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&count)];
+        // SAFETY: the parameters are the kernel's; the caller has the room.
+        unsafe { self.launch("convert", elements(x.len()), &mut params) };
+    }
+
     fn norm(&self, x: &CudaMatrix, w: &CudaVector, eps: f32, out: &mut CudaMatrix, kind: Kind) {
         assert_eq!((out.cols(), w.len), (x.cols(), x.cols()), "rms_norm: columns differ");
         out.set(x.rows(), kind);
@@ -47,8 +55,7 @@ impl CudaBackend {
         }
         let (at, x_kind, w, to, kind, cols) =
             (x.at(), x.kind() as i32, w.buffer.at(), out.at(), kind as i32, x.cols() as i32);
-        let mut params =
-            [param(&at), param(&x_kind), param(&w), param(&eps), param(&to), param(&kind), param(&cols)];
+        let mut params = [param(&at), param(&x_kind), param(&w), param(&eps), param(&to), param(&kind), param(&cols)];
         // SAFETY: the parameters are the kernel's, of the shapes that were checked.
         unsafe { self.launch("rms_norm", norm(x.rows(), x.cols()), &mut params) };
     }
@@ -170,10 +177,7 @@ impl Backend for CudaBackend {
     }
 
     fn vector(&self, values: &[f32]) -> Result<CudaVector, Error> {
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let buffer = Buffer::new(&self.device, bytes.len())?;
-        buffer.write(0, &bytes)?;
-        Ok(CudaVector { buffer, len: values.len() })
+        CudaVector::new(&self.device, values)
     }
 
     fn matrix(&self, capacity: usize, cols: usize) -> Result<CudaMatrix, Error> {
@@ -239,11 +243,7 @@ impl Backend for CudaBackend {
         // A matrix of which nothing is in use has no kind yet.
         let kind = if x.rows() == 0 { Kind::F32 } else { x.kind() };
         x.set(x.rows().max(first + rows.rows()), kind);
-        let to = x.at() + (first * x.cols() * kind.bytes()) as u64;
-        let (at, from_kind, kind, count) = (rows.at(), rows.kind() as i32, kind as i32, rows.len() as i64);
-        let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&count)];
-        // SAFETY: the parameters are the kernel's, and the rows are within the matrix.
-        unsafe { self.launch("convert", elements(rows.len()), &mut params) };
+        self.convert(rows, x.at() + (first * x.cols() * kind.bytes()) as u64, kind);
     }
 
     fn recording_key(&self, step: &CudaStaged, cache: &CudaCache) -> Option<u64> {
@@ -317,14 +317,8 @@ impl Backend for CudaBackend {
         assert_eq!(gate_up.cols(), 2 * out.cols(), "geglu: columns differ");
         let kind = self.operand_kind();
         out.set(gate_up.rows(), kind);
-        let (at, from_kind, to, kind, n, count) = (
-            gate_up.at(),
-            gate_up.kind() as i32,
-            out.at(),
-            kind as i32,
-            out.cols() as i32,
-            out.len() as i64,
-        );
+        let (at, from_kind, to, kind, n, count) =
+            (gate_up.at(), gate_up.kind() as i32, out.at(), kind as i32, out.cols() as i32, out.len() as i64);
         let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&n), param(&count)];
         // SAFETY: the parameters are the kernel's, of the shapes that were checked.
         unsafe { self.launch("geglu", elements(out.len()), &mut params) };
@@ -337,7 +331,7 @@ impl Backend for CudaBackend {
         }
         // A part is two numbers; a row's result, too.
         let results = out.len() * 8;
-        let scratch = self.scratch(results * (PARTS + 1));
+        let scratch = self.scratch(Scratch::Greedy, results * (PARTS + 1));
         let Some(buffer) = scratch.as_ref() else { return };
         let (at, vocab, best) = (logits.at(), logits.cols() as i32, buffer.at());
         let parts = best + results as u64;
@@ -402,16 +396,8 @@ impl Backend for CudaBackend {
         }
         let (at, x_kind, w, b, to, kind, cols) =
             (x.at(), x.kind() as i32, w.buffer.at(), b.buffer.at(), out.at(), kind as i32, x.cols() as i32);
-        let mut params = [
-            param(&at),
-            param(&x_kind),
-            param(&w),
-            param(&b),
-            param(&eps),
-            param(&to),
-            param(&kind),
-            param(&cols),
-        ];
+        let mut params =
+            [param(&at), param(&x_kind), param(&w), param(&b), param(&eps), param(&to), param(&kind), param(&cols)];
         // SAFETY: the parameters are the kernel's, of the shapes that were checked.
         unsafe { self.launch("layer_norm", norm(x.rows(), x.cols()), &mut params) };
     }

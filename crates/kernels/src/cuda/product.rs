@@ -1,14 +1,17 @@
 //! Products: which kernel takes which.
 
-use super::CudaBackend;
 use super::driver::{Param, Shape, param};
+use super::lt::Product;
 use super::matrix::{CudaMatrix, CudaVector, Kind};
-use super::weight::{CudaWeight, Part};
+use super::weight::{CudaWeight, Layout, Part};
+use super::{CudaBackend, Scratch, done, lock, record};
 
 /// Most rows for which a product is bound by reading the weights.
 pub(super) const FEW: usize = 64;
 /// Outputs as wide as a vocabulary are logits: they are f32 however many rows there are.
 const LOGITS: usize = 65_536;
+/// Bytes of bf16 that quantized weights become at once.
+const STRIP: usize = 512 << 20;
 /// Rows of x that a warp of `product_few` meets at once.
 const AT_ONCE: usize = 8;
 
@@ -63,7 +66,8 @@ impl CudaBackend {
             if x.rows() <= FEW {
                 self.small_product(x, part, finish, out);
             } else {
-                self.large_product(x, part, finish, out);
+                let bias = bias.map(|bias| bias.rounded.at() + (part.first * 2) as u64);
+                self.large_product(x, part, bias, finish, out);
             }
         }
     }
@@ -77,10 +81,70 @@ impl CudaBackend {
         self.plain_product("product_few", shape, x, w, finish, out);
     }
 
-    /// A product of many rows, bound by arithmetic.
-    fn large_product(&self, x: &CudaMatrix, w: &Part, finish: Finish, out: &CudaMatrix) {
+    /// A product of many rows, bound by arithmetic: by cuBLASLt where it can.
+    fn large_product(&self, x: &CudaMatrix, w: &Part, bias: Option<u64>, finish: Finish, out: &CudaMatrix) {
+        if !record::playing() && self.lt_product(x, w, bias, finish, out) {
+            return;
+        }
         let shape = Shape::new((w.n.div_ceil(64), x.rows().div_ceil(64)), 256);
         self.plain_product("product_many", shape, x, w, finish, out);
+    }
+
+    /// False where cuBLASLt isn't there or can't; then another kernel makes all of the output.
+    fn lt_product(&self, x: &CudaMatrix, w: &Part, bias: Option<u64>, finish: Finish, out: &CudaMatrix) -> bool {
+        let Some(lt) = &self.lt else { return false };
+        let bf16 = finish.kind == Kind::BF16 as i32;
+        let dense = w.bf16();
+        // Its biases are in bf16, as its outputs are then.
+        if self.exact || w.layout == Layout::F32 || (bias.is_some() || finish.gelu != 0) && !bf16 {
+            return false;
+        }
+        let operand = (x.kind() == Kind::F32).then(|| self.scratch(Scratch::Operand, x.len() * 2));
+        let from = match operand.as_ref().and_then(|buffer| buffer.as_ref()) {
+            Some(buffer) => {
+                self.convert(x, buffer.at(), Kind::BF16);
+                buffer.at()
+            }
+            None => x.at(),
+        };
+        let strip = if dense.is_some() { w.n } else { (STRIP / (2 * w.k)).next_multiple_of(16).min(w.n) };
+        let weights = dense.is_none().then(|| self.scratch(Scratch::Weights, strip * w.k * 2));
+        for first in (0..w.n).step_by(strip) {
+            let n = strip.min(w.n - first);
+            let at = match (dense, weights.as_ref().and_then(|buffer| buffer.as_ref())) {
+                (Some(at), _) => at,
+                (None, Some(buffer)) => {
+                    self.dequantize(w, first, n, buffer.at());
+                    buffer.at()
+                }
+                (None, None) => return false,
+            };
+            let shape = Product {
+                m: x.rows(),
+                n,
+                k: w.k,
+                stride: finish.stride as usize,
+                bf16,
+                bias: bias.is_some(),
+                gelu: finish.gelu != 0,
+            };
+            let kind = if bf16 { Kind::BF16 } else { Kind::F32 };
+            let to = out.at() + ((finish.first as usize + first) * kind.bytes()) as u64;
+            let bias = bias.map_or(0, |bias| bias + (first * 2) as u64);
+            if !done(lock(lt).product(shape, from, at, bias, to)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Writes rows of a quantized weight as bf16.
+    fn dequantize(&self, w: &Part, first: usize, rows: usize, to: u64) {
+        let shape = Shape::new(((rows * w.k / 8).div_ceil(256).clamp(1, 1 << 16), 1), 256);
+        let (view, first, rows) = (w.view(), first as i32, rows as i32);
+        let mut params = [param(&view), param(&first), param(&rows), param(&to)];
+        // SAFETY: the parameters are the kernel's; the rows are the part's, and there is room for them.
+        unsafe { self.launch("dequantize", shape, &mut params) };
     }
 
     fn plain_product(&self, kernel: &str, shape: Shape, x: &CudaMatrix, w: &Part, finish: Finish, out: &CudaMatrix) {

@@ -72,9 +72,17 @@ fn close(b: &CudaBackend, found: &CudaMatrix, expected: &[f32], tolerance: f32, 
 #[test]
 fn cuda_products_match_their_twin() {
     for (b, tolerance) in cards() {
-        for (m, n, k) in
-            [(1, 1, 1), (1, 40, 48), (2, 128, 256), (3, 16, 72), (7, 33, 20), (17, 96, 320), (64, 130, 64), (65, 64, 128), (200, 100, 192)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 40, 48),
+            (2, 128, 256),
+            (3, 16, 72),
+            (7, 33, 20),
+            (17, 96, 320),
+            (64, 130, 64),
+            (65, 64, 128),
+            (200, 100, 192),
+        ] {
             let (x, w, bias) = (noise(1, m * k), noise(2, n * k), noise(3, n));
             let weight = b.weight_f32(&w, n, k, WeightFormat::Stored).unwrap();
             let (input, bias_vector) = (matrix(&b, &x, k), b.vector(&bias).unwrap());
@@ -118,7 +126,8 @@ fn cuda_weights_are_those_of_the_file() {
                 let ids: Vec<u32> = (0..rows as u32).rev().collect();
                 let mut out = poisoned(&b, rows, cols);
                 b.embed(&weight, &staged(&b, &ids, &text(rows)), 1.0, &mut out);
-                let expected: Vec<f32> = ids.iter().flat_map(|id| values[*id as usize * cols..][..cols].to_vec()).collect();
+                let expected: Vec<f32> =
+                    ids.iter().flat_map(|id| values[*id as usize * cols..][..cols].to_vec()).collect();
                 // Floats are rounded to bf16 unless all is exact; blocks are what they are.
                 let near = if tolerance == EXACT { 1e-6 } else { 4e-3 };
                 close(&b, &out, &expected, near, &format!("{dtype} {rows} x {cols}"));
@@ -178,8 +187,7 @@ fn cuda_norms_and_activations_match_their_twins() {
     for (b, tolerance) in cards() {
         let rounded = if tolerance == EXACT { 1e-5 } else { 5e-3 };
         for (m, cols) in [(1, 2560), (3, 1), (5, 100), (70, 1152), (2, 5376)] {
-            let (x, y, w, bias) =
-                (noise(1, m * cols), noise(2, m * cols), noise(3, cols), noise(4, cols));
+            let (x, y, w, bias) = (noise(1, m * cols), noise(2, m * cols), noise(3, cols), noise(4, cols));
             let big: Vec<f32> = x.iter().map(|v| v * 300.0).collect();
             let (weight, next, shift) = (b.vector(&w).unwrap(), b.vector(&bias).unwrap(), b.vector(&bias).unwrap());
             let input = matrix(&b, &big, cols);
@@ -236,7 +244,8 @@ fn cuda_tables_pools_and_choices_match_their_twins() {
         let positions: Vec<u32> = (0..20).map(|i| i * i * 300).collect();
         let ends: Vec<u32> = positions.iter().map(|p| p + 1).collect();
         let blocks = *ends.last().unwrap() as usize / BLOCK + 1;
-        let step = Step { positions: positions.clone(), ends, sequences: vec![Rows { rows: 0..20, table: vec![0; blocks] }] };
+        let step =
+            Step { positions: positions.clone(), ends, sequences: vec![Rows { rows: 0..20, table: vec![0; blocks] }] };
         let mut table = poisoned(&b, 20, 128);
         b.rope_table(&b.vector(&freq).unwrap(), &staged(&b, &[], &step), &mut table);
         close(&b, &table, &reference::rope_table(&freq, &positions), 1e-6, "rope_table");
@@ -252,7 +261,8 @@ fn cuda_tables_pools_and_choices_match_their_twins() {
             logits[2 * vocab..].fill(f32::NAN);
             let mut found = [Greedy::default(); 3];
             b.greedy(&matrix(&b, &logits, vocab), &mut found);
-            let (best, logit) = (0..vocab).map(|i| (i, logits[i])).fold((0, -2.0), |a, c| if c.1 > a.1 { c } else { a });
+            let (best, logit) =
+                (0..vocab).map(|i| (i, logits[i])).fold((0, -2.0), |a, c| if c.1 > a.1 { c } else { a });
             assert_eq!(found[0], Greedy { id: best as u32, logit });
             assert_eq!(found[1], Greedy { id: (vocab / 2) as u32, logit: 5.0 });
             assert!(found[2].logit.is_nan());
@@ -320,12 +330,18 @@ fn attend(b: &CudaBackend, case: &Case, tolerance: f32) {
                     reference::rotate(&mut x, &table);
                 }
                 let x = if rounds { reference::round_bf16(&x) } else { x };
-                (if head < heads { &mut q } else if head < heads + kv_heads { &mut k } else { &mut v }).extend(x);
+                (if head < heads {
+                    &mut q
+                } else if head < heads + kv_heads {
+                    &mut k
+                } else {
+                    &mut v
+                })
+                .extend(x);
             }
         }
         let end = |p: usize| if image { total(part) } else { p + 1 };
-        let seen: Vec<_> =
-            (part.0..total(part)).map(|p| reference::visible(p as u32, end(p) as u32, window)).collect();
+        let seen: Vec<_> = (part.0..total(part)).map(|p| reference::visible(p as u32, end(p) as u32, window)).collect();
         let q = &q[part.0 * heads * dim..];
         expected.extend(reference::attention(q, heads, &k, &v, kv_heads, dim, &seen, 0.5));
     }

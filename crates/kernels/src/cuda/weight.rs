@@ -84,11 +84,25 @@ impl Layout {
         let layout = match format {
             WeightFormat::Stored | WeightFormat::BF16Products => stored,
             WeightFormat::F32 | WeightFormat::BF16 => float,
-            WeightFormat::Q8 => if stored.quantized() { stored } else { Self::Q8 },
-            WeightFormat::Q4 => if stored.quantized() && !matches!(stored, Self::Q8) { stored } else { Self::Q4 },
+            WeightFormat::Q8 => {
+                if stored.quantized() {
+                    stored
+                } else {
+                    Self::Q8
+                }
+            }
+            WeightFormat::Q4 => {
+                if stored.quantized() && !matches!(stored, Self::Q8) {
+                    stored
+                } else {
+                    Self::Q4
+                }
+            }
             WeightFormat::Nf4 if dtype == DType::Nf4 => stored,
             WeightFormat::Nf4 => {
-                return Err(Error::Shape("weights aren't quantized to NF4 on a GPU: choose q4, or --device cpu".into()));
+                return Err(Error::Shape(
+                    "weights aren't quantized to NF4 on a GPU: choose q4, or --device cpu".into(),
+                ));
             }
         };
         Ok(if layout.quantized() && k.is_multiple_of(64) { layout } else { float })
@@ -152,6 +166,11 @@ impl Part {
             wide_scales: i32::from(self.layout.wide_scales()),
             group: self.layout.group() as i32,
         }
+    }
+
+    /// Its bf16 values, where it is held so.
+    pub(super) fn bf16(&self) -> Option<u64> {
+        (self.layout == Layout::BF16).then(|| self.data.at())
     }
 
     fn bytes(&self) -> usize {
@@ -265,10 +284,8 @@ impl CudaWeight {
         if let Some(other) = tensors.iter().find(|t| t.cols() != k) {
             return Err(Error::Shape(format!("{}: {} columns beside {k}", other.name, other.cols())));
         }
-        let layouts = tensors
-            .iter()
-            .map(|t| Layout::choose(t.dtype, format, k, b.exact))
-            .collect::<Result<Vec<Layout>, _>>()?;
+        let layouts =
+            tensors.iter().map(|t| Layout::choose(t.dtype, format, k, b.exact)).collect::<Result<Vec<Layout>, _>>()?;
         let mut parts: Vec<Part> = Vec::new();
         let (mut n, mut at) = (0, 0);
         while at < tensors.len() {
