@@ -15,7 +15,7 @@ use medgemma_gemma::Config;
 use medgemma_gemma::image::RgbImage;
 use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::{Part, Prompt, Tokenizer};
-use medgemma_kernels::{Backend, CpuBackend};
+use medgemma_kernels::{AnyBackend, Backend};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -309,7 +309,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// When memory for the conversations can't be had.
-    pub fn into_serving(self, options: &ServingOptions) -> Result<Serving<CpuBackend>, Error> {
+    pub fn into_serving(self, options: &ServingOptions) -> Result<Serving<AnyBackend>, Error> {
         let Self { name, assets, runner, .. } = self;
         Serving::new(name, assets, runner, options)
     }

@@ -324,12 +324,18 @@ impl Kernels {
         self.functions.contains_key(name)
     }
 
-    /// Lets a kernel have this much shared memory.
-    pub(crate) fn allow_shared(&self, name: &str, bytes: usize) -> Result<(), Error> {
+    /// Lets kernels whose names begin so have as much shared memory as `bytes` says, and forgets those for which the card
+    /// has too little.
+    pub(crate) fn share(&mut self, prefix: &str, bytes: impl Fn(&str) -> usize) -> Result<(), Error> {
         self.device.enter()?;
         let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is of a loaded module.
-        check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(self.function(name), which, bytes as i32) })
+        self.functions.retain(|name, function| {
+            // SAFETY: the function is of a loaded module.
+            !name.starts_with(prefix)
+                || unsafe { sys::cuFuncSetAttribute(*function, which, bytes(name) as i32) }
+                    == sys::CUresult::CUDA_SUCCESS
+        });
+        Ok(())
     }
 
     fn function(&self, name: &str) -> sys::CUfunction {
@@ -404,6 +410,11 @@ impl Shape {
     /// Waits for the end of the kernels before, whatever the kernel does.
     pub(crate) fn in_turn(self) -> Self {
         Self { early: false, ..self }
+    }
+
+    /// Blocks along the third dimension.
+    pub(crate) fn deep(self, blocks: usize) -> Self {
+        Self { grid: (self.grid.0, self.grid.1, blocks as u32), ..self }
     }
 }
 

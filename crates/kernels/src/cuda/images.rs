@@ -16,10 +16,12 @@ macro_rules! binaries {
 /// The kernels for a card of this compute capability.
 pub(super) fn of(capability: (i32, i32)) -> Images {
     match capability {
-        (9, 0) => Images { binaries: binaries!("sm_90a.cubin": "plain"), early: true },
-        (10, _) => Images { binaries: binaries!("sm_100.cubin": "plain"), early: true },
-        (8, _) => Images { binaries: binaries!("sm_80.cubin": "plain"), early: false },
+        (9, 0) => {
+            Images { binaries: binaries!("sm_90a.cubin": "plain", "mm", "decode", "flash", "flash90"), early: true }
+        }
+        (10, _) => Images { binaries: binaries!("sm_100.cubin": "plain", "mm", "decode", "flash"), early: true },
+        (8, _) => Images { binaries: binaries!("sm_80.cubin": "plain", "mm", "decode", "flash"), early: false },
         // The driver compiles them.
-        _ => Images { binaries: binaries!("compute_80.ptx": "plain"), early: false },
+        _ => Images { binaries: binaries!("compute_80.ptx": "plain", "mm", "decode", "flash"), early: false },
     }
 }

@@ -26,6 +26,7 @@ use crate::Error;
 use driver::{Buffer, Device, Kernels, Shape};
 use lt::Lt;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What operations need memory for.
@@ -37,6 +38,12 @@ enum Scratch {
     Operand,
     /// Quantized weights in bf16.
     Weights,
+    /// What spans of keys give to a row.
+    Spans,
+    /// The largest score and the sum of each span.
+    SpanSums,
+    /// Spans that have ended: zero between operations.
+    SpansEnded,
 }
 
 /// An NVIDIA card.
@@ -52,7 +59,9 @@ pub struct CudaBackend {
     /// For products of many rows; none where cuBLASLt isn't there.
     lt: Option<Mutex<Lt>>,
     /// Memory of operations, by what it is for.
-    scratch: [Mutex<Option<Buffer>>; 3],
+    scratch: [Mutex<Option<Buffer>>; 6],
+    /// How often some of it was made anew elsewhere: recordings of before are of no use.
+    moved: AtomicUsize,
 }
 
 impl CudaBackend {
@@ -63,9 +72,11 @@ impl CudaBackend {
     pub fn new(index: usize) -> Result<Self, Error> {
         let device = Device::open(index)?;
         let images = images::of(device.capability());
-        let kernels = Kernels::load(&device, &images.binaries, images.early)?;
+        let mut kernels = Kernels::load(&device, &images.binaries, images.early)?;
+        kernels.share("mm_", product::shared)?;
+        kernels.share("flash", attention::shared)?;
         let lt = Lt::new(&device)?.map(Mutex::new);
-        Ok(Self { kernels, device, exact: false, lt, scratch: Default::default() })
+        Ok(Self { kernels, device, exact: false, lt, scratch: Default::default(), moved: AtomicUsize::new(0) })
     }
 
     /// As [`CudaBackend::new`], with everything in f32, slowly: what the reference computes, for tests.
@@ -100,7 +111,8 @@ impl CudaBackend {
         let mut scratch = lock(&self.scratch[purpose as usize]);
         if scratch.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
             *scratch = None;
-            *scratch = Some(done(Buffer::new(&self.device, bytes.next_power_of_two())));
+            *scratch = Some(done(Buffer::zeroed(&self.device, bytes.next_power_of_two())));
+            self.moved.fetch_add(1, Ordering::Relaxed);
         }
         scratch
     }

@@ -324,6 +324,13 @@ impl Backend for CudaBackend {
         unsafe { self.launch("geglu", elements(out.len()), &mut params) };
     }
 
+    fn matmul_geglu(&self, x: &CudaMatrix, w: &CudaWeight, gate_up: &mut CudaMatrix, out: &mut CudaMatrix) {
+        if !self.gated_product(x, w, out) {
+            self.matmul(x, w, gate_up);
+            self.geglu(gate_up, out);
+        }
+    }
+
     fn greedy(&self, logits: &CudaMatrix, out: &mut [Greedy]) {
         assert_eq!((out.len(), logits.kind()), (logits.rows(), Kind::F32), "greedy: rows or kind");
         if out.is_empty() {

@@ -15,6 +15,11 @@ const STRIP: usize = 512 << 20;
 /// Rows of x that a warp of `product_few` meets at once.
 const AT_ONCE: usize = 8;
 
+/// Bytes of shared memory that a kernel of mm.cu takes.
+pub(super) fn shared(kernel: &str) -> usize {
+    if kernel.ends_with("_1") { 102_400 } else { 204_800 }
+}
+
 /// What is done with each output (`Finish` in product.cuh).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +82,72 @@ impl CudaBackend {
         if x.rows() == 0 {
             return;
         }
+        if finish.bias == 0 && finish.gelu == 0 {
+            // The kernels write rows that follow one another.
+            let alone = w.n == finish.stride as usize || x.rows() == 1;
+            let form = if finish.kind == Kind::BF16 as i32 { "bf16" } else { "f32" };
+            let to = out.at() + (finish.first * if form == "bf16" { 2 } else { 4 }) as u64;
+            if alone && self.fast_product(form, x, w, to) {
+                return;
+            }
+        }
         let shape = Shape::new((w.n.div_ceil(8), x.rows().div_ceil(AT_ONCE)), 256);
         self.plain_product("product_few", shape, x, w, finish, out);
+    }
+
+    /// Products of few rows by the kernels of mm.cu; false where they don't take the weight. `form` is how outputs are
+    /// finished.
+    pub(super) fn fast_product(&self, form: &str, x: &CudaMatrix, w: &Part, to: u64) -> bool {
+        let layout = match w.layout {
+            Layout::BF16 => "bf16",
+            Layout::Q4 => "q4",
+            Layout::Q4Min => "q4m",
+            Layout::Q8 => "q8",
+            Layout::Q8Half => "q8h",
+            Layout::F32 | Layout::Q8Min | Layout::Q8HalfMin => return false,
+        };
+        // Tiles of eight rows of x.
+        let tiles = match x.rows() {
+            ..=8 => 1,
+            9..=16 => 2,
+            _ => 4,
+        };
+        let kernel = format!("mm_{layout}_{form}_{tiles}");
+        let gated = form == "geglu";
+        let whole = w.k.is_multiple_of(64) && (!gated || w.n.is_multiple_of(32));
+        if x.kind() != Kind::BF16 || !whole || !self.kernels.has(&kernel) {
+            return false;
+        }
+        let steps = w.n.div_ceil(if tiles == 1 && !gated { 16 } else { 32 });
+        let at_once = self.device.processors() * if tiles == 1 { 2 } else { 1 };
+        let blocks = steps.div_ceil(steps.div_ceil(at_once));
+        let shape = Shape::new((blocks, x.rows().div_ceil(8 * tiles)), 256).shared(shared(&kernel));
+        let view = w.view();
+        let (at, m) = (x.at(), x.rows() as i32);
+        let mut params = [
+            param(&view.data),
+            param(&view.scales),
+            param(&view.mins),
+            param(&at),
+            param(&to),
+            param(&m),
+            param(&view.n),
+            param(&view.k),
+        ];
+        // SAFETY: the parameters are the kernel's; the caller checked the shapes.
+        unsafe { self.launch(&kernel, shape, &mut params) };
+        true
+    }
+
+    /// `out = geglu(x · wᵀ)` by one kernel; false where none takes the shapes.
+    pub(super) fn gated_product(&self, x: &CudaMatrix, w: &CudaWeight, out: &mut CudaMatrix) -> bool {
+        let [part] = &w.parts[..] else { return false };
+        assert_eq!((x.cols(), 2 * out.cols()), (w.k, w.n), "matmul_geglu: shapes differ");
+        if x.rows() == 0 || x.rows() > FEW || !self.fast_product("geglu", x, part, out.at()) {
+            return false;
+        }
+        out.set(x.rows(), Kind::BF16);
+        true
     }
 
     /// A product of many rows, bound by arithmetic: by cuBLASLt where it can.

@@ -7,6 +7,7 @@ use super::staged::CudaStaged;
 use super::{CudaBackend, done};
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 thread_local! {
     static PLAYING: Cell<bool> = const { Cell::new(false) };
@@ -21,8 +22,10 @@ pub(super) fn playing() -> bool {
 /// Recorded steps of one workspace.
 #[derive(Debug, Default)]
 pub struct CudaRecordings {
+    /// By what the steps have in common, and how often scratch memory had moved.
+    ///
     /// `None` where a step was done once: what an operation does the first time only isn't recorded.
-    graphs: HashMap<[u64; 2], Option<Graph>>,
+    graphs: HashMap<([u64; 2], usize), Option<Graph>>,
 }
 
 /// Recordings that are kept: contexts grow, and sequences come and go.
@@ -32,12 +35,14 @@ impl CudaBackend {
     /// Tells steps apart: their rows, where they and the cache lie, and (as a power of two, by which work is cut) how long
     /// the longest context is.
     pub(super) fn key(&self, step: &CudaStaged, cache: &CudaCache) -> Option<u64> {
-        let small = step.rows() <= FEW && step.rows() > 0;
-        let bits = u64::from(step.longest().next_power_of_two().trailing_zeros());
-        small.then(|| step.id() << 44 | cache.id() << 24 | (step.rows() as u64) << 8 | bits)
+        let small = step.rows() <= FEW && step.rows() > 0 && step.ahead() == 0;
+        let bits = |number: usize| u64::from(number.next_power_of_two().trailing_zeros());
+        let sizes = (step.rows() as u64) << 12 | bits(step.stride()) << 6 | bits(step.longest());
+        small.then(|| step.id() << 44 | cache.id() << 24 | sizes)
     }
 
     pub(super) fn play(&self, key: [u64; 2], recordings: &mut CudaRecordings, work: &mut dyn FnMut()) {
+        let key = (key, self.moved.load(Ordering::Relaxed));
         if let Some(Some(graph)) = recordings.graphs.get(&key) {
             let playing = Playing::begin();
             work();

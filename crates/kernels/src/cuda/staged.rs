@@ -2,21 +2,30 @@
 
 use super::driver::{Buffer, Device};
 use super::matrix::unique;
+use super::product::FEW;
 use crate::Error;
 use crate::backend::{BLOCK, Step};
 use std::sync::Arc;
 
 /// Numbers before the rows': rows, sequences, entries of each block table, the longest context.
 const HEADER: usize = 16;
+/// Rows of the tiles that attention of many rows works in: for every card, and for Hopper.
+pub(super) const TILES: [usize; 2] = [64, 128];
 
 /// A step on a card, read by kernels (`Step` in plain.cu): the header; for each row its token, its position, its end, its
-/// sequence; the sequences' block tables, equally long.
+/// sequence; the sequences' block tables, equally long; where there are many rows, tiles of them: the first and how many.
 #[derive(Debug)]
 pub struct CudaStaged {
     buffer: Buffer,
     host: Vec<u32>,
     rows: usize,
     longest: usize,
+    /// How far rows see behind their own position: images do.
+    ahead: usize,
+    /// Entries of each table.
+    stride: usize,
+    /// Where the tiles of each size begin, and how many there are.
+    tiles: [(usize, usize); 2],
     /// Tells arrays apart in recordings: a larger one is at another address.
     id: u64,
     device: Arc<Device>,
@@ -25,14 +34,29 @@ pub struct CudaStaged {
 impl CudaStaged {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self, Error> {
         let buffer = Buffer::zeroed(device, 64 << 10)?;
-        Ok(Self { buffer, host: Vec::new(), rows: 0, longest: 0, id: unique(), device: Arc::clone(device) })
+        let device = Arc::clone(device);
+        Ok(Self {
+            buffer,
+            host: Vec::new(),
+            rows: 0,
+            longest: 0,
+            ahead: 0,
+            stride: 0,
+            tiles: [(0, 0); 2],
+            id: unique(),
+            device,
+        })
     }
 
     pub(super) fn fill(&mut self, ids: &[u32], step: &Step) -> Result<(), Error> {
         let rows = step.positions.len();
         assert!(ids.len() == rows || ids.is_empty(), "stage: {} tokens in {rows} rows", ids.len());
         assert_eq!(step.ends.len(), rows, "stage: ends");
-        let stride = step.sequences.iter().map(|s| s.table.len()).max().unwrap_or(0);
+        // A power of two, so that it changes rarely: recordings have it in them.
+        let stride = step.sequences.iter().map(|s| s.table.len()).max().unwrap_or(0).next_power_of_two();
+        self.stride = stride;
+        let ahead = |(end, position): (&u32, &u32)| end.saturating_sub(position + 1) as usize;
+        self.ahead = step.ends.iter().zip(&step.positions).map(ahead).max().unwrap_or(0);
         self.rows = rows;
         self.longest = step.ends.iter().copied().max().unwrap_or(0) as usize;
         let numbers = [rows, step.sequences.len(), stride, self.longest].map(|n| n as u32);
@@ -54,6 +78,15 @@ impl CudaStaged {
             self.host.extend(&sequence.table);
             self.host.resize(end, u32::MAX);
         }
+        for (size, tiles) in TILES.into_iter().zip(&mut self.tiles) {
+            let begin = self.host.len();
+            for rows in step.sequences.iter().map(|s| &s.rows).filter(|_| rows > FEW) {
+                for first in rows.clone().step_by(size) {
+                    self.host.extend([first as u32, size.min(rows.end - first) as u32]);
+                }
+            }
+            *tiles = (begin, (self.host.len() - begin) / 2);
+        }
         let bytes = self.host.len() * 4;
         if bytes > self.buffer.bytes() {
             self.buffer = Buffer::zeroed(&self.device, bytes.next_power_of_two())?;
@@ -74,6 +107,27 @@ impl CudaStaged {
 
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Positions, ends, sequences and tables, as the fast kernels take them.
+    pub(super) fn parts(&self) -> [u64; 4] {
+        [1, 2, 3, 4].map(|part| self.at() + (4 * (HEADER + part * self.rows)) as u64)
+    }
+
+    /// Entries of each table.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// How far rows see behind their own position.
+    pub(super) fn ahead(&self) -> usize {
+        self.ahead
+    }
+
+    /// Where the tiles of size [`TILES`]`[index]` lie, and how many there are.
+    pub(super) fn tiles(&self, index: usize) -> (u64, usize) {
+        let (begin, count) = self.tiles[index];
+        (self.at() + 4 * begin as u64, count)
     }
 
     /// The longest context of a row, in keys.
