@@ -5,16 +5,16 @@ use crate::catalog::Variant;
 use crate::conversation::{Turn, for_engine};
 use crate::footprint::{self, USUAL_CONTEXT};
 use crate::interrupt;
-use crate::machine;
+use crate::machine::{self, Memory};
 use crate::packed;
 use crate::terminal::{AnswerView, LoadBar, bytes, say_note};
 use anyhow::{Context, Result, anyhow, bail};
-use medgemma_engine::{Checkpoint, Event, LoadOptions, Opened, Options, Pipeline, Reply};
+use medgemma_engine::{Checkpoint, Device, Event, LoadOptions, Opened, Options, Pipeline, Reply};
 use medgemma_formats::DType;
 use medgemma_gemma::Weights;
 use medgemma_gemma::locate::{self, DEMO, Located, locate};
 use medgemma_gemma::text::{Message, Role};
-use medgemma_kernels::WeightFormat;
+use medgemma_kernels::{CudaBackend, WeightFormat};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -76,8 +76,9 @@ pub(crate) fn load_with_draft(
     pictures: bool,
     quiet: bool,
 ) -> Result<Pipeline> {
-    let options = load.for_engine();
+    let mut options = load.for_engine();
     let opened = open(model, load.mmproj.as_deref())?;
+    options.device = place(opened.checkpoint(), load)?;
     let draft = draft.map(|name| open(name, None).map(|opened| (name, opened))).transpose()?;
     if let Some((_, draft)) = &draft {
         opened.check_draft(draft)?;
@@ -85,7 +86,7 @@ pub(crate) fn load_with_draft(
     if model != DEMO {
         // Loading takes minutes: what can be known before is said before.
         let checkpoint = opened.checkpoint();
-        let about = announcement(model, checkpoint, load)?;
+        let about = announcement(model, checkpoint, load, options.device)?;
         if pictures && checkpoint.config.vision.is_none() {
             return Err(medgemma_gemma::Error::NoVision.into());
         }
@@ -128,16 +129,36 @@ pub(crate) fn open(model: &str, mmproj: Option<&Path>) -> Result<Opened> {
     Ok(Opened::open(model, mmproj)?)
 }
 
+/// How the decoder's matrices are held.
+fn dtype(checkpoint: &Checkpoint, load: &Load) -> Result<DType> {
+    let stored = checkpoint.weights.stored_as()?.unwrap_or(DType::BF16);
+    Ok(load.quant.map_or(stored, Quant::dtype))
+}
+
+/// Where a model is computed: on a GPU, when nobody says, where it has room for it.
+///
+/// # Errors
+/// When the first layer's tensors are broken.
+pub(crate) fn place(checkpoint: &Checkpoint, load: &Load) -> Result<Device> {
+    let context = load.context.unwrap_or(USUAL_CONTEXT);
+    Ok(load.device.settle(footprint::memory(&checkpoint.config, dtype(checkpoint, load)?, context)))
+}
+
 /// What a model is and whether there is room for it, in a sentence.
 ///
 /// # Errors
-/// When its weights alone are more than this machine's memory: it would be killed, or run for hours.
-pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load) -> Result<String> {
-    let stored = checkpoint.weights.stored_as()?.unwrap_or(DType::BF16);
-    let dtype = load.quant.map_or(stored, Quant::dtype);
+/// When its weights alone are more than the memory of this machine, or of the GPU: it would be killed, or run for hours.
+pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load, device: Device) -> Result<String> {
+    let dtype = dtype(checkpoint, load)?;
     let context = load.context.unwrap_or(USUAL_CONTEXT);
     let needed = footprint::memory(&checkpoint.config, dtype, context);
-    let memory = machine::memory()?;
+    let (memory, whose) = match device {
+        Device::Cuda(index) => {
+            let total = CudaBackend::card(index)?.memory as u64;
+            (Memory { total, available: total }, "the GPU")
+        }
+        Device::Auto | Device::Cpu => (machine::memory()?, "this machine"),
+    };
     let smaller = [Quant::Q8, Quant::Q4].into_iter().find(|quant| {
         let smaller = footprint::memory(&checkpoint.config, quant.dtype(), context);
         smaller < needed && smaller < memory.available
@@ -145,7 +166,7 @@ pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load) -> 
     let remedy = smaller.map_or_else(String::new, |quant| format!(": use --quant {}", quant.name()));
     let weights = footprint::weights(&checkpoint.config, dtype);
     if weights > memory.total {
-        bail!("{name} has {} of weights, this machine {} of memory{remedy}", bytes(weights), bytes(memory.total));
+        bail!("{name} has {} of weights, {whose} {} of memory{remedy}", bytes(weights), bytes(memory.total));
     }
     let sees = match (&checkpoint.config.vision, &checkpoint.weights) {
         (Some(_), _) => "",

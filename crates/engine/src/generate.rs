@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::loops::LoopDetector;
+use crate::outputs::{self, Outputs};
 use crate::runner::{Runner, Work};
 use crate::sequence::Sequence;
 use crate::speculate::{Drafter, Speculator};
@@ -127,13 +128,14 @@ pub fn generate_with<B: Backend>(
         true => options.draft_max.min(runner.config().outputs.max(1) - 1),
         false => 0,
     };
-    let mut logits = vec![0.0; (most + 1) * vocab];
+    let mut outputs = Outputs::default();
+    let best_only = outputs::wants_best(options);
     let mut draft = Vec::with_capacity(most);
     let (room, begun) = (runner.config().context.saturating_sub(sequence.tokens().len()), Instant::now());
-    let mut writer = Writer::new(options, room, vocab, timings, on);
-    runner.logits(&[row], &mut logits[..vocab]);
+    let mut writer = Writer::new(options, room, timings, on);
+    outputs.fetch(runner, &[row], best_only);
     loop {
-        let chosen = writer.choose(&logits, &draft, begun);
+        let chosen = writer.choose(&outputs, &draft, begun);
         // What was guessed wrong is taken back also when the model failed.
         runner.settle(sequence, writer.kept);
         let Chosen { next, finish } = chosen?;
@@ -152,19 +154,15 @@ pub fn generate_with<B: Backend>(
             draft.truncate(usable);
         }
         let begun = Instant::now();
-        verify(runner, sequence, &mut draft, &mut logits)?;
+        verify(runner, sequence, &mut draft)?;
+        let rows: Vec<u32> = (0..=draft.len() as u32).collect();
+        outputs.fetch(runner, &rows, best_only);
         drafter.took(draft.len() + 1, begun.elapsed());
     }
 }
 
-/// Computes the waiting token and a draft behind it, and the logits of each. Where the cache has no room for the draft,
-/// it is dropped.
-fn verify<B: Backend>(
-    runner: &mut Runner<B>,
-    sequence: &mut Sequence<B>,
-    draft: &mut Vec<u32>,
-    logits: &mut [f32],
-) -> Result<(), Error> {
+/// Computes the waiting token and a draft behind it. Where the cache has no room for the draft, it is dropped.
+fn verify<B: Backend>(runner: &mut Runner<B>, sequence: &mut Sequence<B>, draft: &mut Vec<u32>) -> Result<(), Error> {
     draft.iter().for_each(|id| runner.draft(sequence, *id));
     match runner.step(&mut [Work { sequence, tokens: 1 + draft.len() }]) {
         Err(Error::CacheFull { .. }) if !draft.is_empty() => {
@@ -174,16 +172,12 @@ fn verify<B: Backend>(
         }
         done => done?,
     }
-    let rows: Vec<u32> = (0..=draft.len() as u32).collect();
-    let vocab = runner.model().config().text.vocab;
-    runner.logits(&rows, &mut logits[..rows.len() * vocab]);
     Ok(())
 }
 
 /// Chooses tokens and tells of them, one after the other, until there is a reason to end.
 struct Writer<'a> {
     options: &'a Generation,
-    vocab: usize,
     sampler: Sampler,
     loops: LoopDetector,
     /// Most tokens: the budget, or what the context has room for.
@@ -206,14 +200,13 @@ impl<'a> Writer<'a> {
     fn new(
         options: &'a Generation,
         room: usize,
-        vocab: usize,
         timings: Timings,
         on: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Self {
         let sampler = Sampler::new(options.sampling);
         // A prompt that fills the context still gets the token that comes out of its computation.
         let most = options.max_tokens.min(room.max(1));
-        Self { options, vocab, sampler, loops: LoopDetector::default(), most, kept: 0, timings, on }
+        Self { options, sampler, loops: LoopDetector::default(), most, kept: 0, timings, on }
     }
 
     /// Tokens that may still be chosen.
@@ -221,14 +214,13 @@ impl<'a> Writer<'a> {
         self.most - self.timings.generated_tokens
     }
 
-    /// Chooses tokens as long as the draft has guessed them, and the one after. Row i of `logits`, of which there is one
-    /// more than guesses, stands before guess i.
-    fn choose(&mut self, logits: &[f32], draft: &[u32], begun: Instant) -> Result<Chosen, Error> {
+    /// Chooses tokens as long as the draft has guessed them, and the one after. Row i of `outputs`, of which there is
+    /// one more than guesses, stands before guess i.
+    fn choose(&mut self, outputs: &Outputs, draft: &[u32], begun: Instant) -> Result<Chosen, Error> {
         self.timings.drafted_tokens += draft.len();
         self.kept = 0;
         loop {
-            let row = &logits[self.kept * self.vocab..][..self.vocab];
-            let token = choose(row, &mut self.sampler, self.options.logprobs)?;
+            let token = outputs::choose(outputs.row(self.kept), &mut self.sampler, self.options.logprobs)?;
             self.timings.generated_tokens += 1;
             self.timings.generation = begun.elapsed();
             let guessed = draft.get(self.kept) == Some(&token.id);
@@ -283,20 +275,6 @@ fn prefill<B: Backend>(
 }
 
 /// Chooses a token, with its log-probability and `count` others' when they are asked for.
-pub(crate) fn choose(logits: &[f32], sampler: &mut Sampler, count: Option<usize>) -> Result<NewToken, Error> {
-    let id = sampler.sample(logits);
-    if !logits.get(id as usize).is_some_and(|logit| logit.is_finite()) {
-        return Err(Error::NotFinite);
-    }
-    Ok(match count {
-        None => NewToken { id, logprob: None, top: Vec::new() },
-        Some(count) => {
-            let (logprob, top) = sampler::logprobs(logits, id, count);
-            NewToken { id, logprob: Some(logprob), top }
-        }
-    })
-}
-
 /// Log-probabilities of a prompt's tokens, each given those before it: entry i belongs to token i + 1.
 ///
 /// # Errors

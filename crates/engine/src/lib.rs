@@ -6,6 +6,7 @@ mod error;
 mod generate;
 mod load;
 mod loops;
+mod outputs;
 pub mod pipeline;
 mod runner;
 pub mod scheduler;

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use medgemma_formats::{DType, Folder, Gguf, Safetensors};
 use medgemma_gemma::{Config, LoadProgress, Model, Synthetic, Weights};
-use medgemma_kernels::{AnyBackend, Backend, CacheType, CpuBackend, CudaBackend, PackCache, WeightFormat};
+use medgemma_kernels::{AnyBackend, Backend, CacheType, Card, CpuBackend, CudaBackend, PackCache, WeightFormat};
 use std::path::Path;
 
 /// Where a model is computed.
@@ -19,6 +19,18 @@ pub enum Device {
 }
 
 impl Device {
+    /// What stands for [`Device::Auto`] where so many bytes are needed: the first card if it has them, else the processor.
+    #[must_use]
+    pub fn settle(self, needed: u64) -> Self {
+        // Some of it is the driver's.
+        let room = |card: &Card| (card.memory / 100 * 95) as u64;
+        match (self, CudaBackend::card(0)) {
+            (Self::Auto, Ok(card)) if room(&card) >= needed => Self::Cuda(0),
+            (Self::Auto, _) => Self::Cpu,
+            (other, _) => other,
+        }
+    }
+
     /// The device, with so many threads and packed weights in `packed` where it is the processor.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ mod run;
 mod serving;
 mod spoken;
 
-pub use load::{CHUNK, LoadOptions, Opened, Quant};
+pub use load::{CARD_CHUNK, CHUNK, LoadOptions, Opened, Quant};
 pub use request::{Options, Request};
 pub use run::{Event, Reply, ScoredToken, Usage};
 pub use serving::{Ending, Frontend, Prepared, PromptToken, Said, Serving, ServingOptions};

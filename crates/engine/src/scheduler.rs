@@ -12,6 +12,7 @@ mod prefix;
 
 use crate::error::Error;
 use crate::generate::{Finish, Generation, NewToken, Timings};
+use crate::outputs::Outputs;
 use crate::runner::{Runner, Work};
 use crate::sequence::{PlacedImage, Sequence};
 use job::Job;
@@ -110,6 +111,7 @@ pub struct Scheduler<B: Backend> {
     running: Vec<Job<B>>,
     kept: Kept<B>,
     logits: Vec<f32>,
+    outputs: Outputs,
     next: u64,
     preempted: u64,
 }
@@ -128,7 +130,17 @@ impl<B: Backend> Scheduler<B> {
             return Err(Error::Parameter(problem));
         }
         let (waiting, running, kept) = (VecDeque::new(), Vec::new(), Kept::new(config.kept));
-        Ok(Self { runner, config, waiting, running, kept, logits: Vec::new(), next: 0, preempted: 0 })
+        Ok(Self {
+            runner,
+            config,
+            waiting,
+            running,
+            kept,
+            logits: Vec::new(),
+            outputs: Outputs::default(),
+            next: 0,
+            preempted: 0,
+        })
     }
 
     /// The model and its caches.
@@ -278,15 +290,14 @@ impl<B: Backend> Scheduler<B> {
 
     /// Chooses a token for each job whose text is computed, from its row of the step.
     fn choose(&mut self, rows: &[(usize, u32)], updates: &mut Vec<(Ticket, Update)>) {
-        let vocab = self.runner.model().config().text.vocab;
         for part in rows.chunks(self.runner.config().outputs.max(1)) {
             let wanted: Vec<u32> = part.iter().map(|(_, row)| *row).collect();
-            self.logits.resize(part.len() * vocab, 0.0);
-            self.runner.logits(&wanted, &mut self.logits);
-            for ((at, _), logits) in part.iter().zip(self.logits.chunks_exact(vocab)) {
+            let best_only = part.iter().all(|(at, _)| self.running[*at].wants_best());
+            self.outputs.fetch(&mut self.runner, &wanted, best_only);
+            for (row, (at, _)) in part.iter().enumerate() {
                 let job = &mut self.running[*at];
                 let ticket = job.ticket;
-                if let Some(next) = job.take(logits, &mut |update| updates.push((ticket, update))) {
+                if let Some(next) = job.take(self.outputs.row(row), &mut |update| updates.push((ticket, update))) {
                     self.runner.push(&mut job.sequence, next);
                 }
             }

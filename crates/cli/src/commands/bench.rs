@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::machine;
 use crate::terminal::{LoadBar, Table, bytes, say_note, width};
 use anyhow::{Context, Result, bail, ensure};
-use medgemma_engine::pipeline::CHUNK;
+use medgemma_engine::pipeline::{CARD_CHUNK, CHUNK};
 use medgemma_engine::{Checkpoint, Runner, RunnerConfig, Sequence, Work};
 use medgemma_kernels::{AnyBackend, Backend, Greedy, WeightFormat};
 use serde::Serialize;
@@ -82,8 +82,9 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         bail!("--context {context} has no room for {tokens} tokens: make it larger");
     }
     let (name, checkpoint) = open(args)?;
+    let device = engine::place(&checkpoint, &args.load)?;
     if !quiet {
-        say_note(&engine::announcement(&name, &checkpoint, &args.load)?);
+        say_note(&engine::announcement(&name, &checkpoint, &args.load, device)?);
     }
     let begun = Instant::now();
     let bar = LoadBar::new(&name, quiet);
@@ -93,15 +94,16 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         None => args.load.weight_format(),
     };
     let cache = checkpoint.cache_type(format)?;
-    let backend = options.device.open(options.threads, options.packed)?;
+    let backend = device.open(options.threads, options.packed)?;
     let model = checkpoint.load(backend, format, |progress| bar.set(progress.done, progress.total))?;
     if args.image && model.config().vision.is_some() {
         model.load_vision()?;
     }
     bar.finish();
     let load_seconds = begun.elapsed().as_secs_f64();
+    let chunk = if matches!(model.backend(), AnyBackend::Cuda(_)) { CARD_CHUNK } else { CHUNK };
     let (device, weights_bytes) = (model.backend().name(), model.weight_bytes());
-    let config = RunnerConfig { context, sequences: args.batch, chunk: CHUNK, outputs: args.batch, cache };
+    let config = RunnerConfig { context, sequences: args.batch, chunk, outputs: args.batch, cache };
     let mut bench = Bench::new(Runner::new(model, config)?, args)?;
     if args.turns {
         return take_turns(&mut bench, load_seconds);

@@ -12,7 +12,7 @@ use crate::packed;
 use crate::terminal::{Table, bytes, to_stderr, width, wrap};
 use anyhow::{Result, bail};
 use medgemma_gemma::locate::Cache;
-use medgemma_kernels::PackCache;
+use medgemma_kernels::{CudaBackend, PackCache};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -46,12 +46,14 @@ struct SelfTest {
     detail: String,
 }
 
-/// NVIDIA's driver, found without loading it.
+/// NVIDIA's driver and what it drives.
 #[derive(Default, Serialize)]
 struct Gpu {
     driver: bool,
     /// As `nvidia-smi` lists them: name, memory.
     devices: Vec<String>,
+    /// Why models aren't computed there, where there is a driver.
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -132,7 +134,10 @@ fn gpu() -> Gpu {
     folders.extend(std::env::var_os("SystemRoot").map(|root| Path::new(&root).join("System32")));
     let here = |name: &str| folders.iter().any(|folder| folder.join(name).exists());
     let driver = here("libcuda.so.1") || here("nvcuda.dll");
-    Gpu { driver, devices: if driver { nvidia_smi().unwrap_or_default() } else { Vec::new() } }
+    let devices = if driver { nvidia_smi().unwrap_or_default() } else { Vec::new() };
+    // Whether everything that a model needs can be had is known once it was had.
+    let problem = if driver { CudaBackend::new(0).err().map(|error| error.to_string()) } else { None };
+    Gpu { driver, devices, problem }
 }
 
 /// The devices that `nvidia-smi` lists; none when it isn't there, fails or hangs.
@@ -228,8 +233,8 @@ fn advice(report: &Report) -> Vec<String> {
                 .into(),
         );
     }
-    if report.gpu.driver {
-        advice.push("There is an NVIDIA driver, but this version computes on the processor only.".into());
+    if let Some(problem) = &report.gpu.problem {
+        advice.push(format!("There is an NVIDIA driver, but models are computed on the processor: {problem}."));
     }
     advice
 }

@@ -10,11 +10,11 @@ use crate::runner::{Runner, RunnerConfig};
 use crate::sequence::Sequence;
 use crate::speculate::{DRAFT_MAX, DraftModel};
 use medgemma_formats::{Folder, Gguf};
-use medgemma_gemma::LoadProgress;
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::Tokenizer;
-use medgemma_kernels::{AnyBackend, CacheType, PackCache, WeightFormat};
+use medgemma_gemma::{LoadProgress, TextConfig};
+use medgemma_kernels::{AnyBackend, BLOCK, CacheType, CudaBackend, PackCache, WeightFormat};
 use std::path::{Path, PathBuf};
 
 /// How the decoder's weights are held in memory.
@@ -49,7 +49,8 @@ impl Quant {
 pub struct LoadOptions {
     /// How weights are held; as stored when `None`.
     pub quant: Option<Quant>,
-    /// Most tokens of a conversation; what the model was made for when `None`. Memory for them is taken as they come.
+    /// Most tokens of a conversation; when `None`, what the model was made for, or, on a card, as many as there is room
+    /// for. The processor's memory for them is taken as they come, a card's at once.
     pub context: Option<usize>,
     /// Where it is computed.
     pub device: Device,
@@ -57,7 +58,7 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// The image encoder of a GGUF, when it isn't beside it.
     pub mmproj: Option<PathBuf>,
-    /// Prompt tokens computed at once; 512 when `None`. Answers don't depend on it.
+    /// Prompt tokens computed at once; 512 when `None`, 2048 on a card. Answers don't depend on it.
     pub chunk: Option<usize>,
     /// How keys and values are held; when `None`, exactly for float weights and in bf16 for quantized ones.
     pub cache: Option<CacheType>,
@@ -67,6 +68,11 @@ pub struct LoadOptions {
 
 /// Prompt tokens in one step, when nobody says: enough rows for the matrix kernels, few enough for the caches.
 pub const CHUNK: usize = 512;
+/// The same on a card, which has more to do at once.
+pub const CARD_CHUNK: usize = 2048;
+/// Bytes of a card that aren't for keys and values: what is computed in between, and the image encoder, which is loaded at
+/// the first image.
+const CARD_WORK: usize = 4 << 30;
 /// More threads than any machine this runs on has.
 const MOST_THREADS: usize = 1024;
 /// Rows that get logits at once: a token and those guessed behind it; scoring goes faster with some.
@@ -183,18 +189,29 @@ impl Opened {
             return Err(Error::Parameter(format!("{name}: {problem}")));
         }
         let format = options.quant.map_or(WeightFormat::Stored, Quant::format);
-        let config = RunnerConfig {
-            context,
-            sequences: 1,
-            chunk: options.chunk.unwrap_or(CHUNK).clamp(1, context),
-            outputs,
-            cache: options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?,
-        };
+        let cache = options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?;
         let backend = options.device.open(options.threads, options.packed.clone())?;
         let model = checkpoint.load(backend, format, progress)?;
+        let (context, chunk) = match model.backend() {
+            AnyBackend::Cpu(_) => (context, CHUNK),
+            AnyBackend::Cuda(card) => {
+                let room = if options.context.is_none() { fitting(card, &model.config().text)? } else { context };
+                (context.min(room), CARD_CHUNK)
+            }
+        };
+        let chunk = options.chunk.unwrap_or(chunk).clamp(1, context);
+        let config = RunnerConfig { context, sequences: 1, chunk, outputs, cache };
         let runner = Runner::new(model, config)?;
         Ok((name, assets, runner))
     }
+}
+
+/// Tokens whose keys and values fit a card beside the weights that are there.
+fn fitting(card: &CudaBackend, text: &TextConfig) -> Result<usize, Error> {
+    let (free, _) = card.memory()?;
+    // Keys and values in bf16.
+    let token = 4 * text.kv_heads * text.head_dim * text.global_layers().max(1);
+    Ok((free.saturating_sub(CARD_WORK) / token / BLOCK * BLOCK).max(1024))
 }
 
 /// Tokens that one of two vocabularies of the same model family may have more than the other: padding, and the

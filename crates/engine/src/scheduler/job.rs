@@ -2,8 +2,9 @@
 
 use super::{Task, Ticket, Update, since};
 use crate::error::Error;
-use crate::generate::{self, Finish, Generation, NewToken, Timings};
+use crate::generate::{Finish, Generation, NewToken, Timings};
 use crate::loops::LoopDetector;
+use crate::outputs::{self, Output};
 use crate::runner::Runner;
 use crate::sequence::{PlacedImage, Sequence};
 use medgemma_gemma::sampler::Sampler;
@@ -107,8 +108,13 @@ impl<B: Backend> Job<B> {
         self.sequence.tokens().len() - self.sequence.computed() == 1 && self.sequence.tokens().len() > self.prompt
     }
 
-    /// Takes the logits after its last token and tells what comes of them; gives the token to go on with.
-    pub(super) fn take(&mut self, logits: &[f32], tell: &mut dyn FnMut(Update)) -> Option<u32> {
+    /// Whether the most likely token is all that it wants of a step.
+    pub(super) fn wants_best(&self) -> bool {
+        outputs::wants_best(&self.options)
+    }
+
+    /// Takes the outputs after its last token and tells what comes of them; gives the token to go on with.
+    pub(super) fn take(&mut self, output: Output<'_>, tell: &mut dyn FnMut(Update)) -> Option<u32> {
         if !self.scored {
             self.scored = true;
             tell(Update::Scores(std::mem::take(&mut self.scores)));
@@ -121,7 +127,7 @@ impl<B: Backend> Job<B> {
             self.end(Finish::Length, tell);
             return None;
         }
-        let token = match generate::choose(logits, &mut self.sampler, self.options.logprobs) {
+        let token = match outputs::choose(output, &mut self.sampler, self.options.logprobs) {
             Ok(token) => token,
             Err(error) => {
                 self.ended = true;

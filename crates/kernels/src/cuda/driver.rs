@@ -21,27 +21,25 @@ fn check(call: &'static str, result: sys::CUresult) -> Result<(), Error> {
     Err(Error::Device { call, problem })
 }
 
-/// One card: its primary context, and the stream that everything is done on.
-#[derive(Debug)]
-pub(crate) struct Device {
-    ordinal: sys::CUdevice,
-    context: sys::CUcontext,
-    stream: sys::CUstream,
-    name: String,
+/// What is known of a card without using it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// What the driver calls it.
+    pub name: String,
+    /// Bytes of its memory.
+    pub memory: usize,
     /// Compute capability.
-    capability: (i32, i32),
+    pub capability: (i32, i32),
     processors: usize,
-    memory: usize,
+    ordinal: sys::CUdevice,
 }
 
-// SAFETY: the driver's handles may be used from any thread in which the context is current; every use makes it so.
-unsafe impl Send for Device {}
-// SAFETY: the driver locks its own structures.
-unsafe impl Sync for Device {}
-
-impl Device {
-    /// Opens card `index`.
-    pub(crate) fn open(index: usize) -> Result<Arc<Self>, Error> {
+impl Card {
+    /// Card `index`.
+    ///
+    /// # Errors
+    /// When there is no driver or no such card, or it is older than the kernels need.
+    pub(crate) fn find(index: usize) -> Result<Self, Error> {
         // SAFETY: only looks for the library.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::NoDevice("no NVIDIA driver was found".into()));
@@ -76,33 +74,57 @@ impl Device {
             if capability < (8, 0) {
                 return Err(Error::NoDevice(format!("{name} is older than what the kernels need (Ampere, 2020)")));
             }
-            let mut context = ptr::null_mut();
-            check("cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, ordinal))?;
-            let mut device = Self { ordinal, context, stream: ptr::null_mut(), name, capability, processors, memory };
-            device.enter()?;
-            let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-            check("cuStreamCreate", sys::cuStreamCreate(&mut device.stream, flags))?;
-            Ok(Arc::new(device))
+            Ok(Self { name, memory, capability, processors, ordinal })
         }
+    }
+}
+
+/// One card: its primary context, and the stream that everything is done on.
+#[derive(Debug)]
+pub(crate) struct Device {
+    card: Card,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+}
+
+// SAFETY: the driver's handles may be used from any thread in which the context is current; every use makes it so.
+unsafe impl Send for Device {}
+// SAFETY: the driver locks its own structures.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Opens card `index`.
+    pub(crate) fn open(index: usize) -> Result<Arc<Self>, Error> {
+        let card = Card::find(index)?;
+        let mut context = ptr::null_mut();
+        // SAFETY: the card was found; the place to write to is valid.
+        check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, card.ordinal) })?;
+        let mut device = Self { card, context, stream: ptr::null_mut() };
+        device.enter()?;
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current; the place to write to is valid.
+        check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut device.stream, flags) })?;
+        Ok(Arc::new(device))
     }
 
     /// What the driver calls the card.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.card.name
     }
 
+    /// Compute capability.
     pub(crate) fn capability(&self) -> (i32, i32) {
-        self.capability
+        self.card.capability
     }
 
     /// Streaming multiprocessors.
     pub(crate) fn processors(&self) -> usize {
-        self.processors
+        self.card.processors
     }
 
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
-        self.memory
+        self.card.memory
     }
 
     pub(crate) fn stream(&self) -> sys::CUstream {
@@ -160,7 +182,7 @@ impl Drop for Device {
             if self.enter().is_ok() && !self.stream.is_null() {
                 let _ = sys::cuStreamDestroy_v2(self.stream);
             }
-            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.ordinal);
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.card.ordinal);
         }
     }
 }

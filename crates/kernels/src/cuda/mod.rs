@@ -23,6 +23,7 @@ pub use staged::CudaStaged;
 pub use weight::CudaWeight;
 
 use crate::Error;
+pub use driver::Card;
 use driver::{Buffer, Device, Kernels, Shape};
 use lt::Lt;
 use std::ffi::c_void;
@@ -85,6 +86,14 @@ impl CudaBackend {
     /// As [`CudaBackend::new`].
     pub fn exact(index: usize) -> Result<Self, Error> {
         Ok(Self { exact: true, ..Self::new(index)? })
+    }
+
+    /// What card `index` is.
+    ///
+    /// # Errors
+    /// As [`CudaBackend::new`].
+    pub fn card(index: usize) -> Result<Card, Error> {
+        Card::find(index)
     }
 
     /// Bytes of the card's memory: free, and in all.
