@@ -25,3 +25,30 @@ pub(super) fn of(capability: (i32, i32)) -> Images {
         _ => Images { binaries: binaries!("compute_80.ptx": "plain", "mm", "decode", "flash"), early: false },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+    use std::path::{Path, PathBuf};
+
+    /// Files of a folder that end so, by name.
+    fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == end)).collect();
+        files.sort();
+        files
+    }
+
+    /// Whoever changes a kernel compiles it (scripts/kernels.sh).
+    #[test]
+    fn the_binaries_are_those_of_the_sources() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+        let mut hash = Sha256::new();
+        for path in [files(&folder, "cu"), files(&folder, "cuh"), files(&folder.join("plain"), "cuh")].concat() {
+            hash.update(std::fs::read(path).unwrap());
+        }
+        let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let recorded = std::fs::read_to_string(folder.join("bin/sources.sha256")).unwrap();
+        assert_eq!(recorded.trim(), found, "run scripts/kernels.sh and commit what it writes");
+    }
+}
