@@ -48,9 +48,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut bench = Bench::default();
     bench.time("layer norm", 2.0, 0.0, || b.layer_norm(&x, &ones, &zeros, 1e-6, &mut normed));
     bench.time("q, k, v", 1.0, product(3 * WIDTH, WIDTH), || b.matmul_bias(&normed, &qkv_w.0, &qkv_w.1, &mut qkv));
-    bench.time("store k, v", 1.0, 0.0, || b.qkv_store(&qkv, &step, &mut cache, 0, &mut q));
+    let mut staged = b.staged()?;
+    b.stage(&[], &step, &mut staged);
+    bench.time("store k, v", 1.0, 0.0, || b.qkv_store(&qkv, &staged, &mut cache, 0, &mut q));
     let flops = 4.0 * (PATCHES * PATCHES * WIDTH) as f64;
-    bench.time("attention", 1.0, flops, || b.attention(&q, HEADS, &cache, 0, &step, None, 0.118, &mut attended));
+    bench.time("attention", 1.0, flops, || b.attention(&q, HEADS, &cache, 0, &staged, None, 0.118, &mut attended));
     bench.time("output", 1.0, product(WIDTH, WIDTH), || b.matmul_bias(&attended, &output.0, &output.1, &mut block));
     bench.time("add", 2.0, 0.0, || b.add(&block, &mut x));
     bench.time("up, gelu", 1.0, product(FFN, WIDTH), || b.matmul_bias_gelu(&normed, &up.0, &up.1, &mut activated));
