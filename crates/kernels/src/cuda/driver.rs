@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::Arc;
 
 /// Turns the driver's answer into an error.
-fn check(call: &'static str, result: sys::CUresult) -> Result<(), Error> {
+pub(super) fn check(call: &'static str, result: sys::CUresult) -> Result<(), Error> {
     if result == sys::CUresult::CUDA_SUCCESS {
         return Ok(());
     }
@@ -255,17 +255,6 @@ impl Buffer {
         check("cuMemcpyHtoDAsync", unsafe {
             sys::cuMemcpyHtoDAsync_v2(self.at + at as u64, bytes.as_ptr().cast(), bytes.len(), self.device.stream)
         })
-    }
-
-    /// Copies to the host what is there when all that was begun is done.
-    pub(crate) fn read(&self, bytes: &mut [u8]) -> Result<(), Error> {
-        assert!(bytes.len() <= self.bytes, "a copy beyond a buffer");
-        self.device.enter()?;
-        // SAFETY: the range lies within the buffer, and `bytes` is waited for.
-        check("cuMemcpyDtoHAsync", unsafe {
-            sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), self.at, bytes.len(), self.device.stream)
-        })?;
-        self.device.wait()
     }
 
     /// Its address on the card.

@@ -10,6 +10,7 @@ mod images;
 mod lt;
 mod matrix;
 mod ops;
+mod pinned;
 mod product;
 mod record;
 mod staged;
@@ -26,9 +27,13 @@ use crate::Error;
 pub use driver::Card;
 use driver::{Buffer, Device, Kernels, Shape};
 use lt::Lt;
+use pinned::Pinned;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes that come back at once: logits of four tokens.
+const INBOX: usize = 4 << 20;
 
 /// What operations need memory for.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +62,8 @@ pub struct CudaBackend {
     device: Arc<Device>,
     /// Everything is held in f32.
     exact: bool,
+    /// What comes back from the card goes through here.
+    inbox: Mutex<Pinned>,
     /// For products of many rows; none where cuBLASLt isn't there.
     lt: Option<Mutex<Lt>>,
     /// Memory of operations, by what it is for.
@@ -76,8 +83,9 @@ impl CudaBackend {
         let mut kernels = Kernels::load(&device, &images.binaries, images.early)?;
         kernels.share("mm_", product::shared)?;
         kernels.share("flash", attention::shared)?;
+        let inbox = Mutex::new(Pinned::new(&device, INBOX)?);
         let lt = Lt::new(&device)?.map(Mutex::new);
-        Ok(Self { kernels, device, exact: false, lt, scratch: Default::default(), moved: AtomicUsize::new(0) })
+        Ok(Self { kernels, device, exact: false, inbox, lt, scratch: Default::default(), moved: AtomicUsize::new(0) })
     }
 
     /// As [`CudaBackend::new`], with everything in f32, slowly: what the reference computes, for tests.

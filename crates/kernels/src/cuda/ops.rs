@@ -5,7 +5,7 @@ use super::driver::{Param, Shape, param};
 use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
 use super::staged::CudaStaged;
 use super::weight::CudaWeight;
-use super::{CudaBackend, CudaRecordings, Scratch, done};
+use super::{CudaBackend, CudaRecordings, INBOX, Scratch, done, lock};
 use crate::Error;
 use crate::backend::{Backend, CacheSpec, Greedy, Step, WeightFormat};
 use half::bf16;
@@ -207,17 +207,17 @@ impl Backend for CudaBackend {
 
     fn download(&self, x: &CudaMatrix, out: &mut [f32]) {
         assert_eq!(out.len(), x.len(), "download: sizes differ");
-        match x.kind() {
-            Kind::F32 => {
-                // SAFETY: floats are bytes, and any bytes are floats.
-                let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), out.len() * 4) };
-                done(x.buffer().read(bytes));
-            }
-            Kind::BF16 => {
-                let mut bytes = vec![0; out.len() * 2];
-                done(x.buffer().read(&mut bytes));
-                for (out, pair) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *out = bf16::from_le_bytes(*pair).to_f32();
+        let mut inbox = lock(&self.inbox);
+        let (size, each) = (x.kind().bytes(), inbox.bytes() / 4);
+        for (index, out) in out.chunks_mut(each).enumerate() {
+            let bytes = done(inbox.fetch(x.buffer(), index * each * size, out.len() * size));
+            match x.kind() {
+                Kind::F32 => {
+                    out.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(out, v)| *out = f32::from_le_bytes(*v));
+                }
+                Kind::BF16 => {
+                    let values = bytes.as_chunks::<2>().0;
+                    out.iter_mut().zip(values).for_each(|(out, v)| *out = bf16::from_le_bytes(*v).to_f32());
                 }
             }
         }
@@ -336,6 +336,7 @@ impl Backend for CudaBackend {
         if out.is_empty() {
             return;
         }
+        assert!(out.len() * 8 <= INBOX, "greedy: {} rows", out.len());
         // A part is two numbers; a row's result, too.
         let results = out.len() * 8;
         let scratch = self.scratch(Scratch::Greedy, results * (PARTS + 1));
@@ -349,8 +350,8 @@ impl Backend for CudaBackend {
             let mut params = [param(&at), param(&vocab), param(&parts), param(&best)];
             self.launch("greedy_rows", Shape::new((out.len(), 1), 32), &mut params);
         }
-        let mut bytes = vec![0; results];
-        done(buffer.read(&mut bytes));
+        let mut inbox = lock(&self.inbox);
+        let bytes = done(inbox.fetch(buffer, 0, results));
         for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
             let [a, b, c, d, e, f, g, h] = *bytes;
             *out = Greedy { id: u32::from_le_bytes([a, b, c, d]), logit: f32::from_le_bytes([e, f, g, h]) };

@@ -2,6 +2,7 @@
 
 use super::driver::{Buffer, Device};
 use super::matrix::unique;
+use super::pinned::Pinned;
 use super::product::FEW;
 use crate::Error;
 use crate::backend::{BLOCK, Step};
@@ -9,6 +10,8 @@ use std::sync::Arc;
 
 /// Numbers before the rows': rows, sequences, entries of each block table, the longest context.
 const HEADER: usize = 16;
+/// Bytes that there is room for at first.
+const FIRST: usize = 64 << 10;
 /// Rows of the tiles that attention of many rows works in: for every card, and for Hopper.
 pub(super) const TILES: [usize; 2] = [64, 128];
 
@@ -17,6 +20,8 @@ pub(super) const TILES: [usize; 2] = [64, 128];
 #[derive(Debug)]
 pub struct CudaStaged {
     buffer: Buffer,
+    /// What is on its way to it.
+    outbox: Pinned,
     host: Vec<u32>,
     rows: usize,
     longest: usize,
@@ -33,10 +38,11 @@ pub struct CudaStaged {
 
 impl CudaStaged {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self, Error> {
-        let buffer = Buffer::zeroed(device, 64 << 10)?;
+        let (buffer, outbox) = (Buffer::zeroed(device, FIRST)?, Pinned::new(device, FIRST)?);
         let device = Arc::clone(device);
         Ok(Self {
             buffer,
+            outbox,
             host: Vec::new(),
             rows: 0,
             longest: 0,
@@ -90,11 +96,14 @@ impl CudaStaged {
         let bytes = self.host.len() * 4;
         if bytes > self.buffer.bytes() {
             self.buffer = Buffer::zeroed(&self.device, bytes.next_power_of_two())?;
+            self.outbox = Pinned::new(&self.device, bytes.next_power_of_two())?;
             self.id = unique();
         }
-        // SAFETY: numbers are bytes, and any bytes are right.
-        let bytes = unsafe { std::slice::from_raw_parts(self.host.as_ptr().cast::<u8>(), bytes) };
-        self.buffer.write(0, bytes)
+        let outbox = self.outbox.bytes_mut()?;
+        for (to, number) in outbox.as_chunks_mut::<4>().0.iter_mut().zip(&self.host) {
+            *to = number.to_le_bytes();
+        }
+        self.outbox.send(bytes, &self.buffer)
     }
 
     pub(super) fn at(&self) -> u64 {
