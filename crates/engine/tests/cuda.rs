@@ -43,12 +43,12 @@ fn exact_goldens_through_every_chunk_size() {
 #[test]
 fn rounded_operands_stay_near_the_reference() {
     for (name, mean, most) in [
-        ("tiny-text", 6e-2, 1.0),
-        ("tiny-mm", 6e-2, 1.0),
-        ("tiny-mm16", 6e-2, 1.0),
-        ("tiny-nf4", 6e-2, 1.0),
-        ("tiny-mm16-gguf", 6e-2, 1.0),
-        ("tiny-kq-gguf", 6e-2, 1.0),
+        ("tiny-text", 0.15, 1.5),
+        ("tiny-mm", 0.15, 1.5),
+        ("tiny-mm16", 0.15, 1.5),
+        ("tiny-nf4", 0.15, 1.5),
+        ("tiny-mm16-gguf", 0.15, 1.5),
+        ("tiny-kq-gguf", 0.15, 1.5),
     ] {
         for chunk in [512, 20] {
             let backend = match CudaBackend::new(0) {

@@ -16,50 +16,58 @@ __device__ __forceinline__ void store(void* p, size_t i, int kind, float v) {
     else static_cast<float*>(p)[i] = v;
 }
 
-/// A step as the host staged it (`Staged` in staged.rs): a header of 16 numbers, then for each row its token, position,
-/// end and sequence, then the sequences' block tables.
+/// Four elements from one that four divides.
+__device__ __forceinline__ float4 load4(const void* p, size_t i, int kind) {
+    if (kind == KIND_F32) return *reinterpret_cast<const float4*>(static_cast<const float*>(p) + i);
+    uint2 v = *reinterpret_cast<const uint2*>(static_cast<const bf16*>(p) + i);
+    float2 a = unpack_bf16(v.x), b = unpack_bf16(v.y);
+    return make_float4(a.x, a.y, b.x, b.y);
+}
+
+__device__ __forceinline__ void store4(void* p, size_t i, int kind, float4 v) {
+    if (kind == KIND_F32) *reinterpret_cast<float4*>(static_cast<float*>(p) + i) = v;
+    else *reinterpret_cast<uint2*>(static_cast<bf16*>(p) + i) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+}
+
+/// A step as the host staged it (`Staged` in staged.rs). It is there before the first kernel of a step begins, so it may be
+/// read before the wait; past the first-level cache, which may hold what stood there before.
 struct Step {
-    const uint32_t* at;
-    __device__ uint32_t rows() const { return at[0]; }
-    __device__ uint32_t stride() const { return at[2]; }
-    __device__ uint32_t id(uint32_t row) const { return at[16 + row]; }
-    __device__ uint32_t position(uint32_t row) const { return at[16 + rows() + row]; }
-    __device__ uint32_t end(uint32_t row) const { return at[16 + 2 * rows() + row]; }
-    __device__ const uint32_t* table(uint32_t row) const {
-        uint32_t sequence = at[16 + 3 * rows() + row];
-        return at + 16 + 4 * rows() + size_t(sequence) * stride();
-    }
+    const uint32_t* ids;
+    const uint32_t* positions;
+    const uint32_t* ends;
+    const uint32_t* sequences;
+    const uint32_t* tables;
+    int stride;
+    __device__ uint32_t id(uint32_t row) const { return __ldcg(ids + row); }
+    __device__ uint32_t position(uint32_t row) const { return __ldcg(positions + row); }
+    __device__ uint32_t end(uint32_t row) const { return __ldcg(ends + row); }
+    __device__ const uint32_t* table(uint32_t row) const { return tables + size_t(__ldcg(sequences + row)) * stride; }
 };
 
-/// The sum over a block's threads, for each of them. `scratch` has room for 33.
-__device__ __forceinline__ float block_sum(float v, float* scratch) {
+/// The sum over a warp, for each of its lanes.
+__device__ __forceinline__ float warp_sum(float v) {
     for (int o = 16; o > 0; o /= 2) v += __shfl_xor_sync(~0u, v, o);
-    int warps = (blockDim.x + 31) / 32;
-    __syncthreads();
+    return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+    for (int o = 16; o > 0; o /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
+    return v;
+}
+
+/// The sum over a block's threads, for each of them. Who uses `scratch` (32 numbers) again waits for the block before.
+__device__ __forceinline__ float block_sum(float v, float* scratch) {
+    v = warp_sum(v);
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
     __syncthreads();
-    if (threadIdx.x < 32) {
-        float s = threadIdx.x < warps ? scratch[threadIdx.x] : 0;
-        for (int o = 16; o > 0; o /= 2) s += __shfl_xor_sync(~0u, s, o);
-        if (threadIdx.x == 0) scratch[32] = s;
-    }
-    __syncthreads();
-    return scratch[32];
+    return warp_sum(threadIdx.x % 32 < (blockDim.x + 31) / 32 ? scratch[threadIdx.x % 32] : 0);
 }
 
 __device__ __forceinline__ float block_max(float v, float* scratch) {
-    for (int o = 16; o > 0; o /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
-    int warps = (blockDim.x + 31) / 32;
-    __syncthreads();
+    v = warp_max(v);
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
     __syncthreads();
-    if (threadIdx.x < 32) {
-        float s = threadIdx.x < warps ? scratch[threadIdx.x] : -INFINITY;
-        for (int o = 16; o > 0; o /= 2) s = fmaxf(s, __shfl_xor_sync(~0u, s, o));
-        if (threadIdx.x == 0) scratch[32] = s;
-    }
-    __syncthreads();
-    return scratch[32];
+    return warp_max(threadIdx.x % 32 < (blockDim.x + 31) / 32 ? scratch[threadIdx.x % 32] : -INFINITY);
 }
 
 #include "plain/blocks.cuh"

@@ -226,8 +226,8 @@ extern "C" __global__ void quantize_rows(Raw raw, Weight w, int first, int rows)
 
 /// Rows `first..first + rows` of a quantized weight as bf16 [rows][k]. One thread eight elements.
 extern "C" __global__ void dequantize(Weight w, int first, int rows, bf16* out) {
-    wait_for_former();
     launch_next();
+    wait_for_former();
     size_t total = size_t(rows) * (w.k / 8);
     for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < total; i += size_t(gridDim.x) * blockDim.x) {
         size_t at = i * 8;

@@ -15,46 +15,56 @@ struct Layer {
     }
 };
 
-/// Splits qkv into q, k and v; with a table norms and rotates q and k; writes q to `q`, k and v to the cache. A block
-/// takes a head of a row: (row, head of q, k and v). It has `dim` floats of shared memory.
-extern "C" __global__ void store_heads(const void* qkv, int qkv_kind, int heads, const float* q_norm, const float* k_norm,
-                                       float eps, const float* rope, Step step, Layer layer, void* q, int q_kind) {
-    extern __shared__ float head_values[];
-    __shared__ float scratch[33];
-    wait_for_former();
+/// Pairs of a head that a lane holds: heads are up to 512 wide.
+constexpr int PAIRS = 8;
+
+/// Splits qkv into q, k and v; with a table norms and rotates q and k; writes q to `q`, k and v to the cache. A warp takes a
+/// head of a row (of q, then k, then v), a lane the elements i and i + dim / 2 of it.
+extern "C" __global__ void store_heads(const void* qkv, int qkv_kind, int rows, int heads, const float* q_norm,
+                                       const float* k_norm, float eps, const float* rope, Step step, Layer layer, void* q,
+                                       int q_kind) {
     launch_next();
-    int row = blockIdx.x, head = blockIdx.y, dim = layer.dim, all = heads + 2 * layer.kv_heads;
-    size_t from = (size_t(row) * all + head) * dim;
-    bool is_q = head < heads, is_k = !is_q && head < heads + layer.kv_heads;
-    float sum = 0;
-    for (int d = threadIdx.x; d < dim; d += blockDim.x) {
-        float v = load(qkv, from + d, qkv_kind);
-        head_values[d] = v;
-        sum += v * v;
-    }
-    sum = block_sum(sum, scratch);
+    int lane = threadIdx.x % 32, item = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    int dim = layer.dim, half = dim / 2, all = heads + 2 * layer.kv_heads, row = item / all, head = item % all;
+    bool there = row < rows, is_q = head < heads, is_k = !is_q && head < heads + layer.kv_heads;
     bool rotated = rope != nullptr && (is_q || is_k);
-    float inverse = 1.0f / sqrtf(sum / dim + eps);
-    const float* norm = is_q ? q_norm : k_norm;
-    const float* table = rope + size_t(row) * dim;
     void* out = q;
     int kind = q_kind;
     size_t to = (size_t(row) * heads + head) * dim;
-    if (!is_q) {
-        uint32_t position = step.position(row), block = step.table(row)[position / BLOCK_TOKENS];
+    if (there && !is_q) {
+        uint32_t position = step.position(row), block = __ldcg(step.table(row) + position / BLOCK_TOKENS);
         out = is_k ? layer.keys : layer.values;
         kind = layer.kind;
         to = layer.at(block, head - heads - (is_k ? 0 : layer.kv_heads), position % BLOCK_TOKENS);
     }
-    int half = dim / 2;
-    for (int d = threadIdx.x; d < dim; d += blockDim.x) {
-        float v = head_values[d];
-        if (rotated) {
-            int i = d < half ? d : d - half;
-            float a = head_values[i] * inverse * norm[i], b = head_values[i + half] * inverse * norm[i + half];
-            v = d < half ? a * table[i] - b * table[half + i] : b * table[i] + a * table[half + i];
-        }
-        store(out, to + d, kind, v);
+    const float* norm = is_q ? q_norm : k_norm;
+    float2 weight[PAIRS];
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        int i = lane + 32 * j;
+        weight[j] = rotated && i < half ? make_float2(norm[i], norm[i + half]) : make_float2(1, 1);
+    }
+    wait_for_former();
+    if (!there) return;
+    size_t from = (size_t(row) * all + head) * dim;
+    float2 v[PAIRS], turn[PAIRS];
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        int i = lane + 32 * j;
+        bool own = i < half;
+        v[j] = own ? make_float2(load(qkv, from + i, qkv_kind), load(qkv, from + half + i, qkv_kind)) : make_float2(0, 0);
+        turn[j] = rotated && own ? make_float2(rope[size_t(row) * dim + i], rope[size_t(row) * dim + half + i]) : make_float2(1, 0);
+        sum += v[j].x * v[j].x + v[j].y * v[j].y;
+    }
+    float inverse = rotated ? 1.0f / sqrtf(warp_sum(sum) / dim + eps) : 1;
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        int i = lane + 32 * j;
+        if (i >= half) break;
+        float a = v[j].x * inverse * weight[j].x, b = v[j].y * inverse * weight[j].y;
+        store(out, to + i, kind, a * turn[j].x - b * turn[j].y);
+        store(out, to + half + i, kind, b * turn[j].x + a * turn[j].y);
     }
 }
 
@@ -78,10 +88,10 @@ constexpr int OWN = 4;
 extern "C" __global__ void attention(const void* q, int q_kind, int heads, Layer layer, Step step, int window, float scale,
                                      void* out, int out_kind) {
     extern __shared__ float query[];
-    __shared__ float weights[SPAN], scratch[33];
+    __shared__ float weights[SPAN], tops[32], sums[32];
     __shared__ size_t places[SPAN];
-    wait_for_former();
     launch_next();
+    wait_for_former();
     int row = blockIdx.x, head = blockIdx.y, dim = layer.dim, kv_head = head / (heads / layer.kv_heads), tid = threadIdx.x;
     size_t from = (size_t(row) * heads + head) * dim;
     for (int d = tid; d < dim; d += SPAN) query[d] = load(q, from + d, q_kind) * scale;
@@ -108,10 +118,10 @@ extern "C" __global__ void attention(const void* q, int q_kind, int heads, Layer
                 for (int d = 0; d < dim; d++) score += load(layer.keys, place + d, layer.kind) * query[d];
             }
         }
-        float best = fmaxf(top, block_max(score, scratch));
+        float best = fmaxf(top, block_max(score, tops));
         float weight = key < end ? expf(score - best) : 0, shrink = expf(top - best);
         weights[tid] = weight;
-        sum = sum * shrink + block_sum(weight, scratch);
+        sum = sum * shrink + block_sum(weight, sums);
         top = best;
         int count = min(SPAN, end - first);
 #pragma unroll

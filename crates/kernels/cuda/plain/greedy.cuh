@@ -25,8 +25,8 @@ __device__ __forceinline__ Best best_of_warp(Best best) {
 /// (part, row), 256 threads.
 extern "C" __global__ void greedy_parts(const float* logits, int vocab, Best* parts) {
     __shared__ Best warps[8];
-    wait_for_former();
     launch_next();
+    wait_for_former();
     const float* row = logits + size_t(blockIdx.y) * vocab;
     int each = (vocab + PARTS - 1) / PARTS, begin = blockIdx.x * each, end = min(begin + each, vocab);
     Best best = {0xffffffffu, -INFINITY};
@@ -44,8 +44,8 @@ extern "C" __global__ void greedy_parts(const float* logits, int vocab, Best* pa
 
 /// (row), 32 threads: joins the parts. Where no logit is a number above -inf, the first is taken, whatever it is.
 extern "C" __global__ void greedy_rows(const float* logits, int vocab, const Best* parts, Best* out) {
-    wait_for_former();
     launch_next();
+    wait_for_former();
     const Best* row = parts + blockIdx.x * PARTS;
     Best best = {0xffffffffu, -INFINITY};
     for (int i = threadIdx.x; i < PARTS; i += 32)

@@ -21,8 +21,8 @@ constexpr int AT_ONCE = 8;
 
 /// Few rows: a warp takes a row of w and meets eight rows of x (blockIdx.y) at once.
 extern "C" __global__ void product_few(const void* x, int x_kind, Weight w, void* out, Finish finish, int m) {
-    wait_for_former();
     launch_next();
+    wait_for_former();
     int lane = threadIdx.x % 32, n = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, first = blockIdx.y * AT_ONCE;
     if (n >= w.n) return;
     float acc[AT_ONCE] = {};
@@ -55,8 +55,8 @@ extern "C" __global__ void product_few(const void* x, int x_kind, Weight w, void
 /// Many rows: a block of 256 threads takes 64 rows of x and 64 of w, 16 k at a time; a thread 4 x 4 outputs.
 extern "C" __global__ void product_many(const void* x, int x_kind, Weight w, void* out, Finish finish, int m) {
     __shared__ float xs[16][68], ws[16][68];
-    wait_for_former();
     launch_next();
+    wait_for_former();
     int tid = threadIdx.x, row0 = blockIdx.y * 64, n0 = blockIdx.x * 64;
     int tx = tid % 16, ty = tid / 16;
     float acc[4][4] = {};

@@ -167,7 +167,7 @@ impl CudaBackend {
     fn plain_attention(&self, queries: &Queries<'_>, out: &CudaMatrix) {
         let Queries { q, heads, cache, layer, step, window, scale } = *queries;
         let shape = Shape::new((q.rows(), heads), 128).shared(cache.spec().head_dim * 4);
-        let (at, kind, count, layer, staged) = (q.at(), q.kind() as i32, heads as i32, cache.layer(layer), step.at());
+        let (at, kind, count, layer, staged) = (q.at(), q.kind() as i32, heads as i32, cache.layer(layer), step.view());
         let window = window.map_or(0, |window| i32::try_from(window).unwrap_or(0));
         let (to, to_kind) = (out.at(), out.kind() as i32);
         let mut params = [

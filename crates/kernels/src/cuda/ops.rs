@@ -3,6 +3,7 @@
 use super::attention::Queries;
 use super::driver::{Param, Shape, param};
 use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
+use super::product::FEW;
 use super::staged::CudaStaged;
 use super::weight::CudaWeight;
 use super::{CudaBackend, CudaRecordings, INBOX, Scratch, done, lock};
@@ -14,7 +15,9 @@ use medgemma_formats::Tensor;
 /// Threads of a block where each takes one element after another.
 const THREADS: usize = 256;
 /// Elements of a row that a thread of a norm holds (`HELD` in elementwise.cuh).
-const HELD: usize = 16;
+const HELD: usize = 8;
+/// Elements of a head that a warp takes (`PAIRS` in cache.cuh).
+const WIDEST: usize = 512;
 /// Rows that `gather` takes at once.
 const INDICES: usize = 64;
 /// Parts of a row of logits (`PARTS` in greedy.cuh).
@@ -27,10 +30,10 @@ struct Indices([u32; INDICES]);
 // SAFETY: as `Indices` in elementwise.cuh.
 unsafe impl Param for Indices {}
 
-/// A block for each of `rows` rows, whose threads hold 8 elements each where there are few.
+/// A block for each of `rows` rows, whose threads hold four elements each where there are few.
 fn norm(rows: usize, cols: usize) -> Shape {
     assert!(cols <= 1024 * HELD, "norms take up to {} columns, not {cols}", 1024 * HELD);
-    Shape::new((rows, 1), cols.div_ceil(8).next_multiple_of(32).clamp(64, 1024))
+    Shape::new((rows, 1), cols.div_ceil(if rows > FEW { 8 } else { 4 }).next_multiple_of(32).clamp(32, 1024))
 }
 
 /// A thread for each element, or for several.
@@ -128,12 +131,24 @@ impl CudaBackend {
         if qkv.rows() == 0 {
             return;
         }
-        let shape = Shape::new((qkv.rows(), all), dim.next_multiple_of(32).min(256)).shared(dim * 4);
-        let (at, qkv_kind, count, staged, layer, to, kind) =
-            (qkv.at(), qkv.kind() as i32, heads as i32, step.at(), cache.layer(layer), q.at(), kind as i32);
+        assert!(dim <= WIDEST && dim.is_multiple_of(2), "qkv: heads of {dim}");
+        // A warp a head: many blocks of few where there are few.
+        let (warps, items) = (if qkv.rows() > FEW { 8 } else { 2 }, qkv.rows() * all);
+        let shape = Shape::new((items.div_ceil(warps), 1), 32 * warps);
+        let (at, qkv_kind, rows, count, staged, layer, to, kind) = (
+            qkv.at(),
+            qkv.kind() as i32,
+            qkv.rows() as i32,
+            heads as i32,
+            step.view(),
+            cache.layer(layer),
+            q.at(),
+            kind as i32,
+        );
         let mut params = [
             param(&at),
             param(&qkv_kind),
+            param(&rows),
             param(&count),
             param(&q_norm),
             param(&k_norm),
@@ -287,7 +302,7 @@ impl Backend for CudaBackend {
         if step.rows() == 0 {
             return;
         }
-        let (view, staged, to) = (table.view(), step.at(), out.at());
+        let (view, staged, to) = (table.view(), step.view(), out.at());
         let mut params = [param(&view), param(&staged), param(&scale), param(&to)];
         // SAFETY: the parameters are the kernel's; the caller checked the tokens.
         unsafe { self.launch("embed", Shape::new((step.rows(), 1), THREADS), &mut params) };
@@ -317,11 +332,15 @@ impl Backend for CudaBackend {
         assert_eq!(gate_up.cols(), 2 * out.cols(), "geglu: columns differ");
         let kind = self.operand_kind();
         out.set(gate_up.rows(), kind);
-        let (at, from_kind, to, kind, n, count) =
-            (gate_up.at(), gate_up.kind() as i32, out.at(), kind as i32, out.cols() as i32, out.len() as i64);
-        let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&n), param(&count)];
+        if out.rows() == 0 {
+            return;
+        }
+        let (at, from_kind, to, kind, n) =
+            (gate_up.at(), gate_up.kind() as i32, out.at(), kind as i32, out.cols() as i32);
+        let mut params = [param(&at), param(&from_kind), param(&to), param(&kind), param(&n)];
+        let shape = Shape::new((out.cols().div_ceil(4 * THREADS), out.rows()), THREADS);
         // SAFETY: the parameters are the kernel's, of the shapes that were checked.
-        unsafe { self.launch("geglu", elements(out.len()), &mut params) };
+        unsafe { self.launch("geglu", shape, &mut params) };
     }
 
     fn matmul_geglu(&self, x: &CudaMatrix, w: &CudaWeight, gate_up: &mut CudaMatrix, out: &mut CudaMatrix) {
@@ -364,7 +383,7 @@ impl Backend for CudaBackend {
         if step.rows() == 0 {
             return;
         }
-        let (frequencies, half, staged, to) = (inv_freq.buffer.at(), inv_freq.len as i32, step.at(), out.at());
+        let (frequencies, half, staged, to) = (inv_freq.buffer.at(), inv_freq.len as i32, step.view(), out.at());
         let mut params = [param(&frequencies), param(&half), param(&staged), param(&to)];
         let shape = Shape::new((step.rows(), 1), inv_freq.len.next_multiple_of(32).clamp(32, THREADS));
         // SAFETY: the parameters are the kernel's, of the shapes that were checked.

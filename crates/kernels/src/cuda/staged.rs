@@ -1,6 +1,6 @@
 //! A step on a card: one array, copied at once.
 
-use super::driver::{Buffer, Device};
+use super::driver::{Buffer, Device, Param};
 use super::matrix::unique;
 use super::pinned::Pinned;
 use super::product::FEW;
@@ -15,7 +15,7 @@ const FIRST: usize = 64 << 10;
 /// Rows of the tiles that attention of many rows works in: for every card, and for Hopper.
 pub(super) const TILES: [usize; 2] = [64, 128];
 
-/// A step on a card, read by kernels (`Step` in plain.cu): the header; for each row its token, its position, its end, its
+/// A step on a card, read by kernels: the header; for each row its token, its position, its end, its
 /// sequence; the sequences' block tables, equally long; where there are many rows, tiles of them: the first and how many.
 #[derive(Debug)]
 pub struct CudaStaged {
@@ -35,6 +35,20 @@ pub struct CudaStaged {
     id: u64,
     device: Arc<Device>,
 }
+
+/// A step, as kernels take it (`Step` in plain.cu).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    ids: u64,
+    positions: u64,
+    ends: u64,
+    sequences: u64,
+    tables: u64,
+    stride: i32,
+}
+// SAFETY: as `Step` in plain.cu.
+unsafe impl Param for View {}
 
 impl CudaStaged {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self, Error> {
@@ -116,6 +130,13 @@ impl CudaStaged {
 
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// As the plain kernels take it.
+    pub(super) fn view(&self) -> View {
+        let [positions, ends, sequences, tables] = self.parts();
+        let ids = self.at() + 4 * HEADER as u64;
+        View { ids, positions, ends, sequences, tables, stride: self.stride as i32 }
     }
 
     /// Positions, ends, sequences and tables, as the fast kernels take them.
