@@ -52,6 +52,11 @@ impl Outputs {
             false => Output::Logits(&self.logits[at * self.vocab..][..self.vocab]),
         }
     }
+
+    /// The logits of that row, where they were asked for.
+    pub(crate) fn logits_mut(&mut self, at: usize) -> Option<&mut [f32]> {
+        if self.best_only { None } else { self.logits.get_mut(at * self.vocab..(at + 1) * self.vocab) }
+    }
 }
 
 /// Chooses a token, and says what was asked of it: `count` alternatives, where there are logits.
@@ -68,7 +73,9 @@ pub(crate) fn choose(output: Output<'_>, sampler: &mut Sampler, count: Option<us
     }
     Ok(match (output, count) {
         (Output::Logits(logits), Some(count)) => {
-            let (logprob, top) = sampler::logprobs(logits, id, count);
+            let (logprob, mut top) = sampler::logprobs(logits, id, count);
+            // What a form doesn't allow is no alternative.
+            top.retain(|other| other.logprob > f32::NEG_INFINITY);
             NewToken { id, logprob: Some(logprob), top }
         }
         _ => NewToken { id, logprob: None, top: Vec::new() },

@@ -40,6 +40,21 @@ pub struct SchedulerConfig {
     pub kept: usize,
 }
 
+/// Holds an answer to a form: says before each draw which tokens may come.
+pub trait Mask: Send {
+    /// Sets the logits of tokens that may not come next to −∞. `logits` is one row, of the model's vocabulary.
+    ///
+    /// # Errors
+    /// A sentence, when the form can't be followed any further.
+    fn allow(&mut self, logits: &mut [f32]) -> Result<(), String>;
+
+    /// Is told of the token that was chosen (but not of one that ends the text).
+    fn accept(&mut self, token: u32);
+
+    /// The same form at its present place, for another answer.
+    fn fork(&self) -> Box<dyn Mask>;
+}
+
 /// What is to be computed.
 pub struct Task<B: Backend> {
     /// The prompt.
@@ -50,6 +65,8 @@ pub struct Task<B: Backend> {
     pub generation: Generation,
     /// Score the prompt's tokens first, with this many alternatives to each. Such a prompt is computed whole.
     pub prompt_logprobs: Option<usize>,
+    /// What the answer is held to.
+    pub mask: Option<Box<dyn Mask>>,
     /// Whose it is: keys and values are shared only between tasks of the same owner, as the time that a prompt takes
     /// tells what was computed before.
     pub owner: u64,
@@ -297,6 +314,11 @@ impl<B: Backend> Scheduler<B> {
             for (row, (at, _)) in part.iter().enumerate() {
                 let job = &mut self.running[*at];
                 let ticket = job.ticket;
+                if let Err(error) = job.mask_logits(self.outputs.logits_mut(row)) {
+                    job.ended = true;
+                    updates.push((ticket, Update::Failed(error)));
+                    continue;
+                }
                 if let Some(next) = job.take(self.outputs.row(row), &mut |update| updates.push((ticket, update))) {
                     self.runner.push(&mut job.sequence, next);
                 }

@@ -71,7 +71,7 @@ impl Sampler {
         Self { sampling, state: sampling.seed, candidates: Vec::new() }
     }
 
-    /// Chooses a token. NaN logits are never chosen; if nothing else is there, the answer is token 0.
+    /// Chooses a token. NaN and −∞ are never chosen; if nothing else is there, the answer is token 0.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let s = self.sampling;
         if s.is_greedy() {
@@ -100,8 +100,10 @@ impl Sampler {
     /// Fills `candidates` with the `top_k` most likely, most likely first.
     fn keep_top_k(&mut self, logits: &[f32]) {
         self.candidates.clear();
+        // NaN isn't greater, either.
+        let possible = |l: &f32| *l > f32::NEG_INFINITY;
         self.candidates
-            .extend(logits.iter().enumerate().filter(|(_, l)| !l.is_nan()).map(|(id, logit)| (id as u32, *logit)));
+            .extend(logits.iter().enumerate().filter(|(_, l)| possible(l)).map(|(id, logit)| (id as u32, *logit)));
         let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let k = self.sampling.top_k;
         if k > 0 && k < self.candidates.len() {

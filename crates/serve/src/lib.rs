@@ -9,6 +9,7 @@ mod config;
 mod error;
 mod failure;
 mod fields;
+mod form;
 mod guard;
 mod image;
 mod keys;

@@ -5,6 +5,7 @@ use crate::assets;
 use crate::config::Config;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::form::Forms;
 use crate::guard;
 use crate::metrics::Metrics;
 use crate::worker::{self, Order};
@@ -41,6 +42,14 @@ pub(crate) struct Shared {
 pub(crate) struct Ready {
     pub(crate) frontend: Frontend,
     pub(crate) orders: mpsc::Sender<Order>,
+    forms: OnceLock<Result<Forms, Failure>>,
+}
+
+impl Ready {
+    /// What holds answers to forms; made for the first that asks, as few do.
+    pub(crate) fn forms(&self) -> Result<&Forms, Failure> {
+        self.forms.get_or_init(|| Forms::new(&self.frontend)).as_ref().map_err(Clone::clone)
+    }
 }
 
 impl Shared {
@@ -149,7 +158,7 @@ fn compute<B: Backend>(
             let metrics = Arc::clone(&shared.metrics);
             metrics.occupancy(serving.occupancy());
             // Set once, here.
-            let _ = shared.ready.set(Ready { frontend: serving.frontend(), orders });
+            let _ = shared.ready.set(Ready { frontend: serving.frontend(), orders, forms: OnceLock::new() });
             drop(shared);
             let _ = tell_ready.send(());
             worker::run(serving, &received, &metrics, &abort);

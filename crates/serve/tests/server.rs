@@ -221,7 +221,7 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         with("stream", json!("Smith")),
         with("top_logprobs", json!(5)),
         with("tools", json!([{"type": "function"}])),
-        with("response_format", json!({"type": "json_object"})),
+        with("response_format", json!({"type": "Smith"})),
         with("logit_bias", json!({"5": 100})),
     ];
     for body in &bodies {

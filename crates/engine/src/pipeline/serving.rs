@@ -9,7 +9,7 @@ use super::{Options, Pipeline, Request};
 use crate::error::Error;
 use crate::generate::{Finish, Generation, NewToken, Timings};
 use crate::runner::{Runner, RunnerConfig};
-use crate::scheduler::{Occupancy, Scheduler, SchedulerConfig, Task, Ticket, Update};
+use crate::scheduler::{Mask, Occupancy, Scheduler, SchedulerConfig, Task, Ticket, Update};
 use crate::sequence::PlacedImage;
 use medgemma_gemma::Config;
 use medgemma_gemma::image::RgbImage;
@@ -56,6 +56,7 @@ pub struct Prepared {
     generation: Generation,
     stops: Vec<String>,
     prompt_logprobs: Option<usize>,
+    mask: Option<Box<dyn Mask>>,
     plain: bool,
 }
 
@@ -240,7 +241,8 @@ impl Frontend {
             detect_loops: options.detect_loops,
             draft_max: 0,
         };
-        Ok(Prepared { ids, pictures, generation, stops: options.stop.clone(), prompt_logprobs: None, plain })
+        let stops = options.stop.clone();
+        Ok(Prepared { ids, pictures, generation, stops, prompt_logprobs: None, mask: None, plain })
     }
 }
 
@@ -267,6 +269,13 @@ impl Prepared {
         self
     }
 
+    /// Holds the answer to a form.
+    #[must_use]
+    pub fn held_to(mut self, mask: Box<dyn Mask>) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
     /// The same request, drawn with another seed.
     #[must_use]
     pub fn with_seed(&self, seed: u64) -> Self {
@@ -283,6 +292,7 @@ impl Prepared {
             generation,
             stops: self.stops.clone(),
             prompt_logprobs: self.prompt_logprobs,
+            mask: self.mask.as_ref().map(|mask| mask.fork()),
             plain: self.plain,
         }
     }
@@ -389,6 +399,7 @@ impl<B: Backend> Serving<B> {
             images,
             generation: request.generation,
             prompt_logprobs: request.prompt_logprobs,
+            mask: request.mask,
             owner,
         })?;
         let stops = request.stops.into_iter().filter(|stop| !stop.is_empty()).collect();

@@ -1,6 +1,6 @@
 //! One task on its way through the scheduler.
 
-use super::{Task, Ticket, Update, since};
+use super::{Mask, Task, Ticket, Update, since};
 use crate::error::Error;
 use crate::generate::{Finish, Generation, NewToken, Timings};
 use crate::loops::LoopDetector;
@@ -25,6 +25,7 @@ pub(super) struct Job<B: Backend> {
     pub(super) scored: bool,
     pub(super) ended: bool,
     options: Generation,
+    mask: Option<Box<dyn Mask>>,
     sampler: Sampler,
     loops: LoopDetector,
     /// Most tokens: the budget, or what the context has room for.
@@ -53,6 +54,7 @@ impl<B: Backend> Job<B> {
             ended: false,
             sampler: Sampler::new(task.generation.sampling),
             options: task.generation,
+            mask: task.mask,
             loops: LoopDetector::default(),
             most,
             prompt,
@@ -110,7 +112,15 @@ impl<B: Backend> Job<B> {
 
     /// Whether the most likely token is all that it wants of a step.
     pub(super) fn wants_best(&self) -> bool {
-        outputs::wants_best(&self.options)
+        self.mask.is_none() && outputs::wants_best(&self.options)
+    }
+
+    /// Takes from the logits after its last token what its form doesn't allow.
+    pub(super) fn mask_logits(&mut self, logits: Option<&mut [f32]>) -> Result<(), Error> {
+        match (&mut self.mask, logits) {
+            (Some(mask), Some(logits)) if self.most > 0 => mask.allow(logits).map_err(Error::Parameter),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the outputs after its last token and tells what comes of them; gives the token to go on with.
@@ -140,6 +150,9 @@ impl<B: Backend> Job<B> {
         if self.options.stop_ids.contains(&id) {
             self.end(Finish::Stop, tell);
             return None;
+        }
+        if let Some(mask) = &mut self.mask {
+            mask.accept(id);
         }
         tell(Update::Token(token));
         if self.options.detect_loops && self.loops.push(id) {

@@ -1,11 +1,12 @@
 //! OpenAI's chat completions.
 
 use super::{
-    ALTERNATIVES, ANSWERS, Ask, budget, check_model, effort, event, id, logprobs, now, read, refuse_forms,
-    refuse_unsupported, repeat, respond, sampling, stops, submit, tell_ignored, usage,
+    ALTERNATIVES, ANSWERS, Ask, budget, check_model, effort, event, id, logprobs, now, read, refuse_unsupported,
+    repeat, respond, sampling, stops, submit, tell_ignored, usage,
 };
 use crate::failure::Failure;
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, EVENTS, Writer};
@@ -29,7 +30,7 @@ struct Asked {
 fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
     check_model(shared, fields)?;
     refuse_unsupported(fields)?;
-    refuse_forms(fields, "response_format")?;
+    let form = Form::of(fields)?;
     let frontend = &shared.ready()?.frontend;
     let sampling = sampling(fields, frontend)?;
     let logprobs = fields.flag("logprobs")?.unwrap_or(false);
@@ -41,17 +42,21 @@ fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
     let think = template.flag("enable_thinking")?.or(effort(fields, "reasoning_effort")?);
     let messages =
         Message::list(fields.get("messages").unwrap_or(&Value::Null)).map_err(medgemma_engine::Error::from)?;
+    let ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
+    if ignore_eos && form.is_some() {
+        return Err(fields.wrong("ignore_eos", "an answer that is held to a form ends where its form does"));
+    }
     let options = Options {
         max_tokens: Some(budget(fields, &["max_completion_tokens", "max_tokens"], 1, &shared.config)?),
         sampling: Some(sampling),
         think: think.unwrap_or(false),
         stop: stops(fields, "stop")?,
         logprobs: logprobs.then_some(alternatives.unwrap_or(0)),
-        ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+        ignore_eos,
         ..Options::default()
     };
     Ok(Asked {
-        ask: Ask { messages, images: None, options },
+        ask: Ask { messages, images: None, options, form },
         answers: fields.count("n", 1, ANSWERS)?.unwrap_or(1),
         seed: sampling.seed,
         stream: fields.flag("stream")?.unwrap_or(false),
@@ -68,8 +73,8 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     let ignored = fields.ignored();
     drop(fields);
     let (ask, answers, seed) = (asked.ask, asked.answers, asked.seed);
-    let running = submit(&shared, owner, answers, move |frontend, config| {
-        Ok(repeat(ask.prepare(frontend, config)?, answers, seed))
+    let running = submit(&shared, owner, answers, move |frontend, shared| {
+        Ok(repeat(ask.prepare(frontend, shared)?, answers, seed))
     })
     .await?;
     let model = shared.config.model.clone();

@@ -41,14 +41,14 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Res
         stop: stops(&fields, "stop_sequences")?,
         ..Options::default()
     };
-    let ask = Ask { messages: conversation(&fields)?, images: None, options };
+    let ask = Ask { messages: conversation(&fields)?, images: None, options, form: None };
     let stream = fields.flag("stream")?.unwrap_or(false);
     fields.get("metadata");
     let ignored = fields.ignored();
     drop(fields);
     let seed = sampling.seed;
     let running =
-        submit(shared, owner, 1, move |frontend, config| Ok(repeat(ask.prepare(frontend, config)?, 1, seed))).await?;
+        submit(shared, owner, 1, move |frontend, shared| Ok(repeat(ask.prepare(frontend, shared)?, 1, seed))).await?;
     let head = json!({
         "id": id("msg_"), "type": "message", "role": "assistant", "model": shared.config.model, "content": [],
         "stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 0, "output_tokens": 0},

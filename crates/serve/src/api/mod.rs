@@ -12,6 +12,7 @@ pub(crate) mod tokens;
 use crate::config::Config;
 use crate::failure::{Failure, answer};
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::guard::Owner;
 use crate::image;
 use crate::outcome::Outcome;
@@ -110,16 +111,19 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), Failure> {
     for name in ["logit_bias", "frequency_penalty", "presence_penalty", "best_of", "suffix", "audio"] {
         fields.refuse(name, "it isn't supported")?;
     }
-    for name in ["guided_json", "guided_regex", "guided_grammar", "guided_choice", "grammar", "structured_outputs"] {
+    for name in ["grammar", "structured_outputs"] {
         fields.refuse(name, NO_FORMS)?;
     }
     Ok(())
 }
 
-const NO_FORMS: &str = "this version can't hold an answer to a form: ask for it in the prompt";
+const NO_FORMS: &str = "an answer can be held to a form on /v1/chat/completions, by response_format or guided_json, guided_regex, guided_grammar, guided_choice";
 
-/// Refuses a form of the answer other than text.
+/// Refuses a form of the answer other than text, on routes that don't hold answers to one.
 fn refuse_forms(fields: &Fields, name: &str) -> Result<(), Failure> {
+    for name in ["guided_json", "guided_regex", "guided_grammar", "guided_choice"] {
+        fields.refuse(name, NO_FORMS)?;
+    }
     match fields.object(name)?.text("type")? {
         None | Some("text") => Ok(()),
         Some(_) => Err(fields.wrong(name, NO_FORMS).code("unsupported_parameter")),
@@ -142,16 +146,28 @@ struct Ask {
     /// Pictures that came apart from their messages.
     images: Option<Vec<RgbImage>>,
     options: Options,
+    /// What the answer is held to.
+    form: Option<Form>,
 }
 
 impl Ask {
-    fn prepare(mut self, frontend: &Frontend, config: &Config) -> Result<Prepared, Failure> {
+    fn prepare(mut self, frontend: &Frontend, shared: &Shared) -> Result<Prepared, Failure> {
         let images = match self.images {
             Some(images) => images,
-            None => image::take(&mut self.messages, config)?,
+            None => image::take(&mut self.messages, &shared.config)?,
         };
-        Ok(frontend.chat(&Conversation { messages: self.messages, images, options: self.options })?)
+        let think = self.options.think;
+        let prepared = frontend.chat(&Conversation { messages: self.messages, images, options: self.options })?;
+        hold(prepared, self.form, think, shared)
     }
+}
+
+/// Holds an answer to its form, if it has one; a thought before it is free.
+fn hold(prepared: Prepared, form: Option<Form>, think: bool, shared: &Shared) -> Result<Prepared, Failure> {
+    Ok(match form {
+        Some(form) => prepared.held_to(shared.ready()?.forms()?.mask(form, think)?),
+        None => prepared,
+    })
 }
 
 /// Prepares requests, puts them into the queue and waits until they stand there.
@@ -159,7 +175,7 @@ async fn submit(
     shared: &Arc<Shared>,
     owner: Owner,
     answers: usize,
-    prepare: impl FnOnce(&Frontend, &Config) -> Result<Vec<Prepared>, Failure> + Send + 'static,
+    prepare: impl FnOnce(&Frontend, &Shared) -> Result<Vec<Prepared>, Failure> + Send + 'static,
 ) -> Result<Running, Failure> {
     let deadline = Instant::now() + shared.config.time;
     let frontend = shared.ready()?.frontend.clone();
@@ -169,7 +185,7 @@ async fn submit(
     let permit = Arc::clone(&shared.in_flight).try_acquire_many_owned(answers as u32).map_err(|_| Failure::busy())?;
     let preparing = Arc::clone(&shared.preparing).acquire_owned().await.map_err(|_| Failure::busy())?;
     let of = Arc::clone(shared);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&frontend, &of.config)).await;
+    let prepared = tokio::task::spawn_blocking(move || prepare(&frontend, &of)).await;
     let prepared = prepared.map_err(|_| Failure::engine("the request couldn't be prepared"))??;
     let pictures = prepared.iter().any(Prepared::has_pictures);
     // Pictures take memory until the engine has encoded them: only so many at once.

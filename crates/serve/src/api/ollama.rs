@@ -1,8 +1,9 @@
 //! Ollama's API.
 
-use super::{Ask, budget, check_model, read, repeat, respond, sampling, stops, submit, tell_ignored};
+use super::{Ask, budget, check_model, hold, read, repeat, respond, sampling, stops, submit, tell_ignored};
 use crate::failure::{Failure, answer};
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::guard::Owner;
 use crate::image;
 use crate::outcome::{End, Outcome, Piece};
@@ -48,9 +49,9 @@ type Pictures = Vec<(String, Vec<String>)>;
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
     check_model(shared, &fields)?;
     fields.refuse("tools", "tools aren't supported: these models weren't trained for them")?;
-    fields.refuse("format", super::NO_FORMS)?;
     fields.refuse("suffix", "it isn't supported")?;
     fields.refuse("template", "a request can't bring a template")?;
+    let form = Form::ollama(&fields)?;
     let frontend = &shared.ready()?.frontend;
     let asked = fields.object("options")?;
     let sampling = sampling(&asked, frontend)?;
@@ -77,9 +78,10 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     let ignored = fields.ignored();
     drop(fields);
     let seed = sampling.seed;
-    let running = submit(shared, owner, 1, move |frontend, config| {
-        let images = decode(&pictures, config)?;
-        Ok(repeat(prepare(frontend, config, messages, images, options, raw)?, 1, seed))
+    let running = submit(shared, owner, 1, move |frontend, shared| {
+        let images = decode(&pictures, &shared.config)?;
+        let ask = Ask { messages, images: Some(images), options, form };
+        Ok(repeat(prepare(frontend, shared, ask, raw)?, 1, seed))
     })
     .await?;
     let lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now() };
@@ -93,17 +95,13 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     Ok(respond(&body, &ignored))
 }
 
-fn prepare(
-    frontend: &Frontend,
-    config: &crate::config::Config,
-    messages: Vec<Message>,
-    images: Vec<RgbImage>,
-    options: Options,
-    raw: bool,
-) -> Result<Prepared, Failure> {
-    match messages.last() {
-        Some(last) if raw => Ok(frontend.complete(&last.text(), &images, &options)?),
-        _ => Ask { messages, images: Some(images), options }.prepare(frontend, config),
+fn prepare(frontend: &Frontend, shared: &Shared, ask: Ask, raw: bool) -> Result<Prepared, Failure> {
+    match ask.messages.last() {
+        Some(last) if raw => {
+            let prepared = frontend.complete(&last.text(), ask.images.as_deref().unwrap_or_default(), &ask.options)?;
+            hold(prepared, ask.form, false, shared)
+        }
+        _ => ask.prepare(frontend, shared),
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
         fields.refuse(name, "nothing is stored: send the whole conversation in input")?;
     }
     refuse_forms(&fields.object("text")?, "format")?;
+    refuse_forms(&fields, "response_format")?;
     let sampling = sampling(&fields, &shared.ready()?.frontend)?;
     let options = Options {
         max_tokens: Some(budget(&fields, &["max_output_tokens"], 1, &shared.config)?),
@@ -32,7 +33,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
         think: effort(&fields.object("reasoning")?, "effort")?.unwrap_or(false),
         ..Options::default()
     };
-    let ask = Ask { messages: conversation(&fields)?, images: None, options };
+    let ask = Ask { messages: conversation(&fields)?, images: None, options, form: None };
     let stream = fields.flag("stream")?.unwrap_or(false);
     for name in ["store", "metadata", "user"] {
         fields.get(name);
@@ -41,7 +42,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     drop(fields);
     let seed = sampling.seed;
     let running =
-        submit(&shared, owner, 1, move |frontend, config| Ok(repeat(ask.prepare(frontend, config)?, 1, seed))).await?;
+        submit(&shared, owner, 1, move |frontend, shared| Ok(repeat(ask.prepare(frontend, shared)?, 1, seed))).await?;
     let shape = Shape {
         id: id("resp_"),
         message: id("msg_"),

@@ -20,8 +20,8 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
         let ids = match fields.get("messages") {
             Some(messages) => {
                 let messages = Message::list(messages).map_err(medgemma_engine::Error::from)?;
-                let ask = Ask { messages, images: None, options: Options::default() };
-                ask.prepare(&frontend, &of.config)?.ids().to_vec()
+                let ask = Ask { messages, images: None, options: Options::default(), form: None };
+                ask.prepare(&frontend, &of)?.ids().to_vec()
             }
             None => {
                 let text = fields.text("prompt")?.or(fields.text("content")?);
