@@ -52,6 +52,8 @@ pub(crate) struct Outcome {
     pub(crate) prompt_tokens: usize,
     pub(crate) cached_tokens: usize,
     pub(crate) new_tokens: usize,
+    /// Of these, tokens of the thought.
+    pub(crate) thought_tokens: usize,
     pub(crate) end: Option<End>,
     pub(crate) stop: Option<String>,
 }
@@ -76,8 +78,9 @@ impl Outcome {
                 (self.prompt_tokens, self.cached_tokens) = (prompt_tokens, cached_tokens);
             }
             Reply::Said(Said::Scores(scores)) => self.scores = scores,
-            Reply::Said(Said::Token { thought, answer, token }) => {
+            Reply::Said(Said::Token { thought, answer, token, thinks }) => {
                 self.new_tokens += 1;
+                self.thought_tokens += usize::from(thinks);
                 piece = Piece { thought, answer, token, end: None };
             }
             Reply::Said(Said::Ended(ending)) => {

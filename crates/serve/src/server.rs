@@ -200,6 +200,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/responses", post(api::responses::handle))
         .route("/v1/messages", post(api::messages::handle))
         .route("/tokenize", post(api::tokens::tokenize))
+        .route("/tokenizer_info", get(api::tokens::info))
         .route("/detokenize", post(api::tokens::detokenize))
         .route("/api/chat", post(api::ollama::chat))
         .route("/api/generate", post(api::ollama::generate))

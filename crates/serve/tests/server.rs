@@ -148,6 +148,9 @@ fn completions_are_scored_echoed_and_batched() {
     let server = Server::start(config());
     let ids = server.post("/tokenize", &json!({"prompt": "A pleural effusion."})).json()["tokens"].clone();
     assert_eq!(server.post("/detokenize", &json!({"tokens": ids})).json()["prompt"], "<bos>A pleural effusion.");
+    let info = server.get("/tokenizer_info").json();
+    assert_eq!((&info["bos_token"], &info["model_max_length"]), (&json!("<bos>"), &json!(4096)));
+    assert!(info["chat_template"].as_str().unwrap().contains("messages"), "{info}");
     let body = json!({"prompt": [ids, "A pleural effusion."], "max_tokens": 1, "temperature": 0, "echo": true, "logprobs": 1, "ignore_eos": true});
     let answer = server.post("/v1/completions", &body).json();
     let [one, two] = [0, 1].map(|at| &answer["choices"][at]);

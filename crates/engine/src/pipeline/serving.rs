@@ -86,6 +86,8 @@ pub enum Said {
         answer: String,
         /// The token with its log-probability, when asked for.
         token: Option<SpokenToken>,
+        /// Whether it belongs to the thought (markers included).
+        thinks: bool,
     },
     /// It has ended.
     Ended(Ending),
@@ -157,6 +159,11 @@ impl Frontend {
     /// Whether the checkpoint has a chat template.
     pub fn can_chat(&self) -> bool {
         self.0.assets.template.is_some()
+    }
+
+    /// The checkpoint's chat template, as it is written in Jinja.
+    pub fn chat_template(&self) -> Option<String> {
+        self.0.assets.template.as_ref().map(|template| template.source())
     }
 
     /// How tokens are chosen when a request doesn't say.
@@ -432,8 +439,10 @@ impl<B: Backend> Serving<B> {
                 Update::Begun { cached } => Said::Begun { prompt_tokens: talk.tokens, cached_tokens: cached },
                 Update::Scores(scores) => Said::Scores(scored(tokenizer, &talk.prompt, scores)),
                 Update::Token(token) => {
+                    let thought_before = talk.speech.in_thought();
                     let (thought, answer) = split(talk.speech.push(tokenizer, &token));
-                    said.push((ticket, Said::Token { thought, answer, token: talk.speech.tokens.pop() }));
+                    let thinks = thought_before || talk.speech.in_thought();
+                    said.push((ticket, Said::Token { thought, answer, token: talk.speech.tokens.pop(), thinks }));
                     if let Some(stop) = talk.speech.stop_found() {
                         stopped.push((ticket, stop));
                     }

@@ -222,9 +222,11 @@ fn usage(outcomes: &[Outcome], prompts: impl Iterator<Item = usize>) -> Value {
         .filter_map(|at| outcomes.get(at))
         .fold((0, 0), |sum, outcome| (sum.0 + outcome.prompt_tokens, sum.1 + outcome.cached_tokens));
     let new: usize = outcomes.iter().map(|outcome| outcome.new_tokens).sum();
+    let thought: usize = outcomes.iter().map(|outcome| outcome.thought_tokens).sum();
     json!({
         "prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": thought},
     })
 }
 

@@ -152,7 +152,7 @@ impl Shape {
             "input_tokens": outcome.prompt_tokens, "output_tokens": outcome.new_tokens,
             "total_tokens": outcome.prompt_tokens + outcome.new_tokens,
             "input_tokens_details": {"cached_tokens": outcome.cached_tokens},
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": outcome.thought_tokens},
         });
         response
     }

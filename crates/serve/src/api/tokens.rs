@@ -54,3 +54,17 @@ pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Reque
     let text = shared.ready()?.frontend.tokenizer().decode(&ids, false);
     Ok(respond(&json!({"prompt": text}), &fields.ignored()))
 }
+
+/// `GET /tokenizer_info`: what a client needs to write prompts itself.
+pub(crate) async fn info(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
+    let frontend = &shared.ready()?.frontend;
+    let tokenizer = frontend.tokenizer();
+    let named = |name: &str| tokenizer.id(name).map(|_| name.to_owned());
+    let eos = frontend.config().tokens.eos.first().and_then(|id| tokenizer.token(*id));
+    let body = json!({
+        "tokenizer_class": "GemmaTokenizer", "vocab_size": tokenizer.vocab_size(),
+        "model_max_length": frontend.context(), "bos_token": named("<bos>"), "eos_token": eos,
+        "pad_token": named("<pad>"), "unk_token": named("<unk>"), "chat_template": frontend.chat_template(),
+    });
+    Ok(respond(&body, &[]))
+}
