@@ -23,9 +23,14 @@ struct Weight {
     __device__ size_t word(int row, int col) const {
         return tile(row, col) * 128 + (4 * (row % 8) + col % 32 / 8) * 4 + half(row, col);
     }
-    /// The byte of the first of eight columns.
-    __device__ size_t byte(int row, int col) const {
-        return tile(row, col) * 1024 + (col / 32) % 2 * 512 + (4 * (row % 8) + col % 32 / 8) * 16 + row % 16 / 8 * 8;
+    /// The first byte of four columns (`col` is a multiple of 4). Where 16 share a scale, a lane holds four of the first 16
+    /// and four of the second, so that one product of the tensor cores meets one scale.
+    __device__ size_t bytes(int row, int col) const {
+        int lane = group == 16 ? col % 16 / 4 : col % 32 / 8, part = group == 16 ? col % 32 / 16 : col % 8 / 4;
+        return tile(row, col) * 1024 + (col / 32) % 2 * 512 + (4 * (row % 8) + lane) * 16 + row % 16 / 8 * 8 + part * 4;
+    }
+    __device__ uint32_t& four(int row, int col) const {
+        return *reinterpret_cast<uint32_t*>(static_cast<int8_t*>(data) + bytes(row, col));
     }
     __device__ float scale(int row, int col) const {
         size_t at = scale_at(row, col);
@@ -43,7 +48,7 @@ struct Weight {
                 return mins ? scale(row, col) * q - min(row, col) : scale(row, col) * (q - 8);
             }
             default: {
-                int q = static_cast<const int8_t*>(data)[byte(row, col) + col % 8];
+                int q = static_cast<const int8_t*>(data)[bytes(row, col & ~3) + col % 4];
                 return scale(row, col) * q - min(row, col);
             }
         }
@@ -65,7 +70,7 @@ struct Weight {
 #pragma unroll
             for (int e = 0; e < 8; e++) v[e] = s * int((w >> (4 * (e / 2 + e % 2 * 4))) & 15) - less;
         } else {
-            uint2 w = *reinterpret_cast<const uint2*>(static_cast<const int8_t*>(data) + byte(row, col));
+            uint2 w = make_uint2(four(row, col), four(row, col + 4));
             float s = scale(row, col), less = min(row, col);
 #pragma unroll
             for (int e = 0; e < 8; e++) v[e] = s * int8_t((e < 4 ? w.x : w.y) >> (8 * (e % 4))) - less;
@@ -188,7 +193,7 @@ extern "C" __global__ void repack_rows(Raw raw, Weight w, int first, int rows) {
             (j < 4 ? bytes.x : bytes.y) |= uint32_t(uint8_t(q)) << (8 * (j % 4));
         }
         if (w.kind == WEIGHT_Q4) static_cast<uint32_t*>(w.data)[w.word(row, col)] = nibbles;
-        else *reinterpret_cast<uint2*>(static_cast<int8_t*>(w.data) + w.byte(row, col)) = bytes;
+        else w.four(row, col) = bytes.x, w.four(row, col + 4) = bytes.y;
         if (col % w.group == 0) {
             put_scale(w, w.scale_at(row, col), e.scale);
             if (w.mins) w.mins[w.scale_at(row, col)] = e.min;
@@ -219,7 +224,7 @@ extern "C" __global__ void quantize_rows(Raw raw, Weight w, int first, int rows)
                 (j < 4 ? bytes.x : bytes.y) |= uint32_t(uint8_t(q)) << (8 * (j % 4));
             }
             if (w.kind == WEIGHT_Q4) static_cast<uint32_t*>(w.data)[w.word(row, col + 8 * part)] = nibbles;
-            else *reinterpret_cast<uint2*>(static_cast<int8_t*>(w.data) + w.byte(row, col + 8 * part)) = bytes;
+            else w.four(row, col + 8 * part) = bytes.x, w.four(row, col + 8 * part + 4) = bytes.y;
         }
     }
 }

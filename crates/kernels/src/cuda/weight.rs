@@ -5,7 +5,7 @@
 //! - 4 bits: 512 bytes, 16 a lane: four words, of (row g, first 32 k), (row g + 8, first), (row g, second), (row g + 8,
 //!   second). In a word the even ones of eight k are the low four nibbles, the odd ones the high four.
 //! - 8 bits: 1024 bytes, the first 32 k of all lanes before the second: 16 bytes a lane, eight of row g and eight of row
-//!   g + 8.
+//!   g + 8; where 16 share a scale, these eight are four of the first 16 k (from 4·t) and four of the second.
 //! - scales, and minimums likewise: for each g four numbers, in the order of the words; where 16 share a scale, two for
 //!   each of these.
 //!
