@@ -1,6 +1,6 @@
 import { defineConfig } from "@playwright/test";
 
-// MEDGEMMA_URL: a running `medgemma serve demo` for tests/server.spec.ts, which is skipped without it.
+// The tests talk to the mock server in tests/, which answers as `medgemma serve` does.
 const port = 8791;
 
 export default defineConfig({
