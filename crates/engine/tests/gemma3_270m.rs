@@ -77,13 +77,6 @@ fn dequantized_weights_give_the_references_text() {
     assert!(most < 1e-3, "passage: {most}");
 }
 
-/// The distance that one token in a hundred exceeds.
-fn percentile_99(found: &[f32], wanted: &[f32]) -> f32 {
-    let mut distances: Vec<f32> = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).collect();
-    distances.sort_by(f32::total_cmp);
-    distances[distances.len() * 99 / 100]
-}
-
 #[test]
 fn integer_kernels_are_as_near_as_llama_cpps() {
     let Some((mut pipeline, golden)) = load(None) else { return };
@@ -99,12 +92,7 @@ fn integer_kernels_are_as_near_as_llama_cpps() {
     println!("distance from float32: llama.cpp {:?}, here {:?}", distance(&theirs, &exact), distance(&ours, &exact));
     let (mean, most) = distance(&ours, &exact);
     let (their_mean, their_most) = distance(&theirs, &exact);
-    let (tail, their_tail) = (percentile_99(&ours, &exact), percentile_99(&theirs, &exact));
-    println!("99th percentile: llama.cpp {their_tail}, here {tail}");
-    assert!(mean < 1.1 * their_mean && tail < 1.1 * their_tail, "{mean} {tail}");
-    // The largest of 1,155 is one token's luck (K-quants round activations in groups of 256, as llama.cpp does): 0.90 here,
-    // 0.57 there. Twice theirs is more than luck.
-    assert!(most < 2.0 * their_most, "{most}");
+    assert!(mean < 1.1 * their_mean && most < 1.5 * their_most, "{mean} {most}");
     let ratio = perplexity(&ours) / perplexity(&exact);
     assert!((ratio - 1.0).abs() < 0.01, "{ratio}");
 }

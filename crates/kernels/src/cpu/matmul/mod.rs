@@ -10,14 +10,13 @@ mod float;
 mod group;
 mod half;
 mod int;
-mod record;
 mod stream;
 mod tiling;
 
 use super::Error;
 use super::math;
 use super::memory::{Buffer, Parts};
-use super::pack::{CpuWeight, GROUP, Layout, RECORD, Scales, Segment};
+use super::pack::{CpuWeight, Layout, Segment};
 use super::pool::Pool;
 use super::simd::{Found, Isa, Kernel, LANES, Simd};
 use activations::{Floats, Ints};
@@ -41,9 +40,7 @@ pub(crate) enum Finish<'a> {
 pub(crate) struct Scratch {
     floats: Floats,
     pairs: Pairs,
-    /// With a scale for each group; for each record.
     ints: Ints,
-    records: Ints,
     /// Sums of one task for each thread.
     sums: Buffer<f32>,
 }
@@ -53,13 +50,7 @@ const SUMS: usize = MAX_ROWS * TASK * LANES;
 
 impl Scratch {
     pub(crate) const fn new() -> Self {
-        Self {
-            floats: Floats::new(),
-            pairs: Pairs::new(),
-            ints: Ints::new(GROUP),
-            records: Ints::new(RECORD),
-            sums: Buffer::empty(),
-        }
+        Self { floats: Floats::new(), pairs: Pairs::new(), ints: Ints::new(), sums: Buffer::empty() }
     }
 
     /// Makes room for products with `w` on `threads` threads.
@@ -67,7 +58,6 @@ impl Scratch {
         self.sums.grow(threads.checked_mul(SUMS).ok_or(Error::TooLarge)?)?;
         for segment in w.segments() {
             match segment.layout {
-                Layout::Int(ints) if ints.scales == Scales::Super => self.records.reserve(w.k())?,
                 Layout::Int(_) => self.ints.reserve(w.k())?,
                 Layout::Pairs => self.pairs.reserve(w.k())?,
                 _ => self.floats.reserve(w.k())?,
@@ -120,14 +110,8 @@ fn some_rows(
         },
     );
     let is_int = |segment: &Segment| matches!(segment.layout, Layout::Int(_));
-    let has = |scales: Scales| {
-        w.segments().iter().any(|segment| matches!(segment.layout, Layout::Int(ints) if ints.scales == scales))
-    };
-    if has(Scales::Half) {
+    if w.segments().iter().any(is_int) {
         scratch.ints.pack(pool, isa, int_tiles, x, k);
-    }
-    if has(Scales::Super) {
-        scratch.records.pack(pool, isa, int_tiles, x, k);
     }
     let is_pairs = |segment: &Segment| matches!(segment.layout, Layout::Pairs);
     if w.segments().iter().any(is_pairs) {
@@ -139,7 +123,7 @@ fn some_rows(
     // One row has more panels side by side, to have enough sums under way.
     let float_panels = if rows == 1 { 4 } else { 1 + usize::from(wide) };
     let int_panels = if few { 1 } else { 1 + usize::from(wide) };
-    let (floats, pairs, ints, records) = (&scratch.floats, &scratch.pairs, &scratch.ints, &scratch.records);
+    let (floats, pairs, ints) = (&scratch.floats, &scratch.pairs, &scratch.ints);
     let (sums, out) = (Parts::new(&mut scratch.sums), Parts::new(out));
     for segment in w.segments() {
         let np = match segment.layout {
@@ -155,12 +139,7 @@ fn some_rows(
             let sums = unsafe { sums.part(thread * SUMS..(thread + 1) * SUMS) };
             let tiling = match &segment.layout {
                 Layout::Int(layout) if few => {
-                    let x = if layout.scales == Scales::Super { records } else { ints };
-                    stream::accumulate(isa, segment, layout, k, x, int_tiles, range.clone(), sums);
-                    int_tiles
-                }
-                Layout::Int(layout) if layout.scales == Scales::Super => {
-                    record::accumulate(isa, segment, layout, k, records, int_tiles, np, range.clone(), sums);
+                    stream::accumulate(isa, segment, layout, k, ints, int_tiles, range.clone(), sums);
                     int_tiles
                 }
                 Layout::Int(layout) => {

@@ -1,7 +1,5 @@
 //! How the rows of a product are cut into tiles.
 
-use std::ops::Range;
-
 /// Rows that are multiplied in one go; more are taken in turns. A multiple of every tile, and more than a chunk of 256
 /// tokens.
 pub(crate) const MAX_ROWS: usize = 264;
@@ -41,7 +39,6 @@ impl Tiling {
         Self { rows, tile, last }
     }
 
-    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.rows.div_ceil(self.tile)
     }
@@ -51,17 +48,10 @@ impl Tiling {
         self.rows / self.tile * self.tile + self.last
     }
 
-    #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> Tile {
         let first = i * self.tile;
         let rows = self.tile.min(self.rows - first);
         Tile { first, rows, padded: if rows == self.tile { rows } else { self.last } }
-    }
-
-    /// Runs of tiles of one size, with the rows that kernels compute of each.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
-        let whole = self.rows / self.tile;
-        [(0..whole, self.tile), (whole..self.len(), self.last)].into_iter().filter(|(tiles, _)| !tiles.is_empty())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Tile> + '_ {

@@ -65,6 +65,10 @@ impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
     fn load_f16(self, v: &[u16; LANES]) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())) }
     }
+    #[inline(always)]
+    fn load_i8(self, v: &[i8; LANES]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast()))) }
+    }
 
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -151,22 +155,6 @@ impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
     #[inline(always)]
     fn splat_i32(self, v: i32) -> __m512i {
         unsafe { _mm512_set1_epi32(v) }
-    }
-    #[inline(always)]
-    fn widen(self, v: &[i8; LANES]) -> __m512i {
-        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast())) }
-    }
-    #[inline(always)]
-    fn widen_pairs(self, v: &[[i8; 2]; LANES]) -> __m512i {
-        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(v.as_ptr().cast())) }
-    }
-    #[inline(always)]
-    fn multiply_add(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
-        unsafe { _mm512_add_epi32(_mm512_mullo_epi32(a, b), c) }
-    }
-    #[inline(always)]
-    fn dot_pairs(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
-        unsafe { _mm512_dpwssd_epi32(sum, w, _mm512_set1_epi32(x)) }
     }
 
     // The instruction multiplies unsigned by signed bytes: 128 is added to the weights, and 128 times the activations

@@ -39,6 +39,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn store(self, v: Self::F, to: &mut [f32; LANES]);
     fn load_bf16(self, v: &[u16; LANES]) -> Self::F;
     fn load_f16(self, v: &[u16; LANES]) -> Self::F;
+    fn load_i8(self, v: &[i8; LANES]) -> Self::F;
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -73,14 +74,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn largest(self, v: Self::F) -> f32;
 
     fn splat_i32(self, v: i32) -> Self::I;
-    /// 16 integers of 8 bits.
-    fn widen(self, v: &[i8; LANES]) -> Self::I;
-    /// 16 pairs of integers of 16 bits, of 8 in memory.
-    fn widen_pairs(self, v: &[[i8; 2]; LANES]) -> Self::I;
-    /// `a · b + c`.
-    fn multiply_add(self, a: Self::I, b: Self::I, c: Self::I) -> Self::I;
-    /// Adds the products of pairs of 16-bit integers with the pair in `x`, the first of it in the low half.
-    fn dot_pairs(self, sum: Self::I, w: Self::I, x: i32) -> Self::I;
     fn load_w8(self, w: &[i8; 64]) -> Self::W8;
     /// Begins a sum of products; `offset` is -128 times the sum of their activations.
     fn start8(self, offset: i32) -> Self::I;
