@@ -39,16 +39,16 @@ fn exact_goldens_through_every_chunk_size() {
     }
 }
 
-/// As it is used: operands in bf16.
+/// As it is used: operands in bf16. The bounds are what an H100 gave (mean 0.03 to 0.067, most 0.65).
 #[test]
 fn rounded_operands_stay_near_the_reference() {
     for (name, mean, most) in [
-        ("tiny-text", 0.15, 1.5),
-        ("tiny-mm", 0.15, 1.5),
-        ("tiny-mm16", 0.15, 1.5),
-        ("tiny-nf4", 0.15, 1.5),
-        ("tiny-mm16-gguf", 0.15, 1.5),
-        ("tiny-kq-gguf", 0.15, 1.5),
+        ("tiny-text", 0.07, 0.7),
+        ("tiny-mm", 0.07, 0.7),
+        ("tiny-mm16", 0.07, 0.7),
+        ("tiny-nf4", 0.07, 0.7),
+        ("tiny-mm16-gguf", 0.07, 0.7),
+        ("tiny-kq-gguf", 0.07, 0.7),
     ] {
         for chunk in [512, 20] {
             let backend = match CudaBackend::new(0) {
