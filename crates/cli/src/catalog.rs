@@ -118,6 +118,13 @@ impl Variant {
         VARIANTS.iter().map(|variant| variant.id).find(|id| id.strip_prefix("google/") == Some(name))
     }
 
+    /// The variant that a path or a hub id names, as files are usually called (`medgemma-1.5-4b-it-Q4_K_M.gguf`).
+    pub(crate) fn named_in(model: &str) -> Option<&'static Self> {
+        let model = model.to_ascii_lowercase();
+        let short = |variant: &&Self| variant.id.strip_prefix("google/").is_some_and(|short| model.contains(short));
+        VARIANTS.iter().filter(short).max_by_key(|variant| variant.id.len())
+    }
+
     fn config(&self) -> Config {
         Config::of_variant(self.shape).expect("a test goes through all of them")
     }
@@ -156,6 +163,15 @@ pub(crate) fn usable(total: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_known_by_their_names() {
+        let id = |name: &str| Variant::named_in(name).map(|variant| variant.id);
+        assert_eq!(id("/models/medgemma-1.5-4b-it-Q4_K_M.gguf"), Some("google/medgemma-1.5-4b-it"));
+        assert_eq!(id("google/medgemma-4b-it"), Some("google/medgemma-4b-it"));
+        assert_eq!(id("MedGemma-27B-text-it.gguf"), Some("google/medgemma-27b-text-it"));
+        assert_eq!(id("demo"), None);
+    }
 
     #[test]
     fn every_variant_has_a_shape_of_its_size() {

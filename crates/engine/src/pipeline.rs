@@ -11,6 +11,7 @@
 
 mod assets;
 mod features;
+mod hold;
 mod load;
 mod prepare;
 mod request;
@@ -18,6 +19,7 @@ mod run;
 mod serving;
 mod spoken;
 
+pub use hold::{Penalized, ThoughtBudget};
 pub use load::{CARD_CHUNK, CHUNK, LoadOptions, Opened, Quant};
 pub use request::{Options, Request};
 pub use run::{Event, Reply, ScoredToken, Usage};

@@ -40,13 +40,19 @@ pub struct SchedulerConfig {
     pub kept: usize,
 }
 
-/// Holds an answer to a form: says before each draw which tokens may come.
+/// Changes logits before each draw: holds an answer to a form, or makes some tokens less likely.
 pub trait Mask: Send {
-    /// Sets the logits of tokens that may not come next to −∞. `logits` is one row, of the model's vocabulary.
+    /// Sets the logits of tokens that may not come next to −∞, or changes others. `logits` is one row, of the model's
+    /// vocabulary.
     ///
     /// # Errors
     /// A sentence, when the form can't be followed any further.
     fn allow(&mut self, logits: &mut [f32]) -> Result<(), String>;
+
+    /// Whether [`Mask::allow`] would change nothing now: then logits needn't be fetched for it.
+    fn is_idle(&self) -> bool {
+        false
+    }
 
     /// Is told of the token that was chosen (but not of one that ends the text).
     fn accept(&mut self, token: u32);
@@ -65,8 +71,8 @@ pub struct Task<B: Backend> {
     pub generation: Generation,
     /// Score the prompt's tokens first, with this many alternatives to each. Such a prompt is computed whole.
     pub prompt_logprobs: Option<usize>,
-    /// What the answer is held to.
-    pub mask: Option<Box<dyn Mask>>,
+    /// What the answer is held to, in the order in which logits are changed.
+    pub masks: Vec<Box<dyn Mask>>,
     /// Whose it is: keys and values are shared only between tasks of the same owner, as the time that a prompt takes
     /// tells what was computed before.
     pub owner: u64,

@@ -51,7 +51,7 @@ fn generation(max_tokens: usize, sampling: Sampling) -> Generation {
 
 fn task(tokens: Vec<u32>, max_tokens: usize) -> Task<CpuBackend> {
     let generation = generation(max_tokens, Sampling::GREEDY);
-    Task { tokens, images: Vec::new(), generation, prompt_logprobs: None, mask: None, owner: 0 }
+    Task { tokens, images: Vec::new(), generation, prompt_logprobs: None, masks: Vec::new(), owner: 0 }
 }
 
 fn copy(task: &Task<CpuBackend>) -> Task<CpuBackend> {
@@ -60,7 +60,7 @@ fn copy(task: &Task<CpuBackend>) -> Task<CpuBackend> {
         images: task.images.clone(),
         generation: task.generation.clone(),
         prompt_logprobs: task.prompt_logprobs,
-        mask: task.mask.as_ref().map(|mask| mask.fork()),
+        masks: task.masks.iter().map(|mask| mask.fork()).collect(),
         owner: task.owner,
     }
 }

@@ -3,6 +3,10 @@
 //! The order is the reference's: temperature, top-k, top-p, min-p, then a draw. Ties are broken towards the smaller
 //! id, so that greedy decoding doesn't depend on how the logits were computed.
 
+mod penalties;
+
+pub use penalties::{Penalizer, Penalties};
+
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {

@@ -25,7 +25,7 @@ pub use prompt::{Encoded, ImageLayout, ImageTokens, Prompt};
 pub use stop::StopMatcher;
 pub use stream::DecodeStream;
 pub use template::{ChatTemplate, RenderOptions};
-pub use thought::{Event, ThoughtParser, ThoughtTextParser, thinking_system};
+pub use thought::{Event, ThoughtParser, ThoughtTextParser, thinking_system, thought_tokens};
 pub use tokenizer::{Special, Tokenizer};
 
 #[cfg(test)]

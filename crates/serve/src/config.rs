@@ -13,6 +13,8 @@ pub struct Config {
     pub keys: Option<Keys>,
     /// The model's name in the API.
     pub model: String,
+    /// Whether the model was trained to think before it answers; `None` when that isn't known.
+    pub thinks: Option<bool>,
     /// Requests that are computed or wait, at most: others are told to come back later.
     pub in_flight: usize,
     /// Bytes of a request's body.
@@ -36,6 +38,7 @@ impl Config {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
             keys: None,
             model: model.into(),
+            thinks: None,
             in_flight: 80,
             body: 64 << 20,
             pixels: 64_000_000,

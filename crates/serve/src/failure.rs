@@ -90,6 +90,11 @@ impl Failure {
         json!({"type": "error", "error": {"type": kind, "message": self.message}})
     }
 
+    /// Ollama's object.
+    pub(crate) fn ollama(&self) -> Value {
+        json!({"error": self.message})
+    }
+
     /// The response with another body.
     pub(crate) fn with(&self, body: &Value) -> Response {
         let mut response = answer(self.status, body);

@@ -1,13 +1,18 @@
 //! Answers held to a form: JSON, a JSON schema, a regular expression or a grammar, by the `llguidance` crate, which
 //! says of each token of the vocabulary whether it may come next.
 
+mod held;
+
 use crate::failure::Failure;
 use crate::fields::Fields;
+use crate::tools::{Tool, Tools};
+use held::{Held, Openings};
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use medgemma_engine::pipeline::Frontend;
 use medgemma_engine::scheduler::Mask;
+use medgemma_gemma::text::thought_tokens;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -44,6 +49,7 @@ const KEYWORDS: [&str; 24] = [
 ];
 
 /// What an answer is held to, as a request says it.
+#[derive(Clone)]
 pub(crate) struct Form {
     grammar: TopLevelGrammar,
     field: &'static str,
@@ -54,14 +60,28 @@ impl Form {
         Self { grammar, field }
     }
 
-    /// The form of a chat's answer, if a request names one.
+    /// The form of a chat's or a text's continuation, if a request names one.
     pub(crate) fn of(fields: &Fields) -> Result<Option<Self>, Failure> {
-        let forms = [response_format(fields)?, guided(fields)?];
-        let mut forms = forms.into_iter().flatten();
-        match (forms.next(), forms.next()) {
-            (Some(_), Some(second)) => Err(fields.wrong(second.field, "an answer can have one form only")),
-            (form, _) => Ok(form),
-        }
+        let format = fields.object("response_format")?;
+        let structured = fields.object("structured_outputs")?;
+        one([
+            described("response_format", &format, Some("json_schema"))?,
+            guided(fields, GUIDED)?,
+            guided(&structured, STRUCTURED)?,
+        ])
+    }
+
+    /// OpenAI's word for it in `/v1/responses`: `text.format`; or as elsewhere.
+    pub(crate) fn responses(fields: &Fields) -> Result<Option<Self>, Failure> {
+        let format = fields.object("text")?.object("format")?;
+        one([described("text.format", &format, None)?, Self::of(fields)?])
+    }
+
+    /// Anthropic's words for it, of which the second is older.
+    pub(crate) fn anthropic(fields: &Fields) -> Result<Option<Self>, Failure> {
+        let format = fields.object("output_config")?.object("format")?;
+        let older = fields.object("output_format")?;
+        one([described("output_config.format", &format, None)?, described("output_format", &older, None)?])
     }
 
     /// Ollama's word for it: `"json"`, or a schema.
@@ -78,51 +98,68 @@ impl Form {
     }
 }
 
-fn response_format(fields: &Fields) -> Result<Option<Form>, Failure> {
-    let name = "response_format";
-    let format = fields.object(name)?;
+/// The only one of some forms that a request could name.
+fn one(forms: impl IntoIterator<Item = Option<Form>>) -> Result<Option<Form>, Failure> {
+    let mut forms = forms.into_iter().flatten();
+    match (forms.next(), forms.next()) {
+        (Some(_), Some(second)) => Err(Failure::field(second.field, "an answer can have one form only")),
+        (form, _) => Ok(form),
+    }
+}
+
+/// A form as OpenAI and Anthropic describe it: by a `type`, and a schema under `within`, or beside the type where that
+/// is `None`. `name` is the field that it is.
+fn described(name: &'static str, format: &Fields, within: Option<&str>) -> Result<Option<Form>, Failure> {
     let grammar = match format.text("type")? {
         None | Some("text") => return Ok(None),
         Some("json_object") => schema(json!({"type": "object"})),
         Some("json_schema") => {
-            let asked = format.object("json_schema")?;
+            let inner = within.map(|name| format.object(name)).transpose()?;
+            let asked = inner.as_ref().unwrap_or(format);
             let wanted = asked.get("schema").ok_or_else(|| asked.wrong("schema", "it is missing"))?;
-            of_schema(&asked, "schema", wanted)?
+            of_schema(asked, "schema", wanted)?
         }
         Some(_) => return Err(format.wrong("type", "it must be text, json_object or json_schema")),
     };
     Ok(Some(Form::new(name, grammar)))
 }
 
+/// Other servers' names for a schema, a regular expression, a grammar and a list of texts; and the fields that they are.
+type Names = [(&'static str, &'static str); 4];
+const GUIDED: Names = [
+    ("guided_json", "guided_json"),
+    ("guided_regex", "guided_regex"),
+    ("guided_grammar", "guided_grammar"),
+    ("guided_choice", "guided_choice"),
+];
+/// The same in an object of its own.
+const STRUCTURED: Names = [
+    ("json", "structured_outputs.json"),
+    ("regex", "structured_outputs.regex"),
+    ("grammar", "structured_outputs.grammar"),
+    ("choice", "structured_outputs.choice"),
+];
+
 /// The words of other servers for it.
-fn guided(fields: &Fields) -> Result<Option<Form>, Failure> {
-    let mut forms = Vec::new();
-    if let Some(value) = fields.get("guided_json") {
-        let grammar = match value {
-            Value::String(text) => {
-                let parsed = serde_json::from_str(text).map_err(|_| fields.wrong("guided_json", "it isn't JSON"))?;
-                of_schema(fields, "guided_json", &parsed)?
-            }
-            value => of_schema(fields, "guided_json", value)?,
-        };
-        forms.push(Form::new("guided_json", grammar));
-    }
-    if let Some(regex) = text(fields, "guided_regex")? {
-        forms.push(Form::new("guided_regex", TopLevelGrammar::from_regex(regex)));
-    }
-    if let Some(grammar) = text(fields, "guided_grammar")? {
-        forms.push(Form::new("guided_grammar", TopLevelGrammar::from_lark(grammar.to_owned())));
-    }
-    let choices = fields.texts("guided_choice", CHOICES)?;
-    if !choices.is_empty() {
-        let quoted: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
-        let grammar = format!("start: {}", quoted.join(" | "));
-        forms.push(Form::new("guided_choice", TopLevelGrammar::from_lark(grammar)));
-    }
-    match forms.len() {
-        0 | 1 => Ok(forms.pop()),
-        _ => Err(fields.wrong(forms[1].field, "an answer can have one form only")),
-    }
+fn guided(fields: &Fields, [json, regex, grammar, choice]: Names) -> Result<Option<Form>, Failure> {
+    let schema = match fields.get(json.0) {
+        None => None,
+        Some(Value::String(text)) => {
+            let parsed = serde_json::from_str(text).map_err(|_| fields.wrong(json.0, "it isn't JSON"))?;
+            Some(of_schema(fields, json.0, &parsed)?)
+        }
+        Some(value) => Some(of_schema(fields, json.0, value)?),
+    };
+    let lark = text(fields, grammar.0)?.map(|grammar| TopLevelGrammar::from_lark(grammar.to_owned()));
+    let choices = fields.texts(choice.0, CHOICES)?;
+    let quoted: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
+    let choices = (!quoted.is_empty()).then(|| TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))));
+    one([
+        schema.map(|schema| Form::new(json.1, schema)),
+        text(fields, regex.0)?.map(|written| Form::new(regex.1, TopLevelGrammar::from_regex(written))),
+        lark.map(|lark| Form::new(grammar.1, lark)),
+        choices.map(|choices| Form::new(choice.1, choices)),
+    ])
 }
 
 fn text<'a>(fields: &'a Fields, name: &str) -> Result<Option<&'a str>, Failure> {
@@ -148,12 +185,37 @@ fn schema(mut schema: Value) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(schema)
 }
 
+/// The rules of a call of a function; any object may be its arguments unless `held`.
+fn call_rules(at: usize, tool: &Tool, held: bool) -> String {
+    let begin = format!("{{\"name\": {}, \"parameters\": ", Value::from(&tool.name[..]));
+    let schema = if held { arguments(tool) } else { spaced(json!({"type": "object"})) };
+    format!("call{at}: {} arguments{at} \"}}\"\narguments{at}: %json {schema}\n", Value::from(begin))
+}
+
+/// The schema of a call's arguments. A model would invent some that nobody reads, where it may.
+fn arguments(tool: &Tool) -> Value {
+    let mut schema = tool.parameters.clone();
+    let plain = ["anyOf", "oneOf", "allOf", "$ref", "patternProperties", "additionalProperties"];
+    if schema.get("properties").is_some_and(Value::is_object) && plain.iter().all(|word| schema.get(word).is_none()) {
+        schema["additionalProperties"] = json!(false);
+    }
+    schema["type"] = json!("object");
+    spaced(schema)
+}
+
+/// As [`schema`], with spaces where people put them.
+fn spaced(mut schema: Value) -> Value {
+    schema["x-guidance"] = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+    schema
+}
+
 /// Makes masks from forms, for one vocabulary.
 pub(crate) struct Forms {
     factory: ParserFactory,
     eos: Arc<[u32]>,
     /// The tokens that begin and end a thought.
     thought: Option<(u32, u32)>,
+    openings: Arc<Openings>,
 }
 
 impl Forms {
@@ -185,8 +247,13 @@ impl Forms {
         factory.quiet();
         // Errors would hold the request's text.
         factory.limits_mut().verbose_errors = false;
-        let thought = tokenizer.id("<unused94>").zip(tokenizer.id("<unused95>"));
-        Ok(Self { factory, eos, thought })
+        let thought = thought_tokens(tokenizer);
+        let first = |word: &Vec<u8>| word.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        let openings = Openings {
+            braces: words.iter().map(|word| first(word) == Some(b'{')).collect(),
+            blank: words.iter().map(|word| first(word).is_none()).collect(),
+        };
+        Ok(Self { factory, eos, thought, openings: Arc::new(openings) })
     }
 
     /// A mask at the beginning of an answer, or of a thought before it where `think` says so.
@@ -194,7 +261,7 @@ impl Forms {
     /// # Errors
     /// When the form can't be followed.
     pub(crate) fn mask(&self, form: Form, think: bool) -> Result<Box<dyn Mask>, Failure> {
-        let matcher = Matcher::new(self.factory.create_parser(form.grammar));
+        let matcher = self.matcher(form.grammar);
         if let Some(error) = matcher.get_error() {
             let named: Vec<&str> = KEYWORDS.into_iter().filter(|word| error.contains(&format!("\"{word}\""))).collect();
             let problem = match named.is_empty() {
@@ -203,66 +270,35 @@ impl Forms {
             };
             return Err(Failure::field(form.field, problem).code("unsupported_form"));
         }
-        let thought = self.thought.filter(|_| think);
-        let place = if thought.is_some() { Place::Start } else { Place::Answer };
-        Ok(Box::new(Held { matcher, eos: Arc::clone(&self.eos), thought, place }))
-    }
-}
-
-/// Where an answer stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// A thought may begin, or the answer.
-    Start,
-    /// Inside the thought, which is free.
-    Thought,
-    Answer,
-}
-
-/// An answer held to a form.
-struct Held {
-    matcher: Matcher,
-    eos: Arc<[u32]>,
-    thought: Option<(u32, u32)>,
-    place: Place,
-}
-
-impl Mask for Held {
-    fn allow(&mut self, logits: &mut [f32]) -> Result<(), String> {
-        if self.place == Place::Thought {
-            return Ok(());
-        }
-        let allowed = self.matcher.compute_mask_or_eos();
-        let allowed = allowed.map_err(|_| "the answer's form is too complex to be followed".to_owned())?;
-        let may_end = self.eos.first().is_some_and(|id| allowed.is_allowed(*id));
-        let begins = self.thought.filter(|_| self.place == Place::Start).map(|(open, _)| open);
-        for (id, logit) in logits.iter_mut().enumerate() {
-            let id = id as u32;
-            let ends = may_end && self.eos.contains(&id);
-            let follows = (id as usize) < allowed.len() && allowed.is_allowed(id);
-            if !(follows || ends || begins == Some(id)) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        Ok(())
+        Ok(Box::new(Held::new(matcher, Arc::clone(&self.eos), self.thought.filter(|_| think), None)))
     }
 
-    fn accept(&mut self, token: u32) {
-        match (self.place, self.thought) {
-            (Place::Start, Some((open, _))) if token == open => self.place = Place::Thought,
-            (Place::Thought, Some((_, close))) if token == close => self.place = Place::Answer,
-            (Place::Thought, _) => {}
-            _ => {
-                self.place = Place::Answer;
-                // What goes wrong here is told before the next token.
-                let _ = self.matcher.consume_token(token);
-            }
-        }
+    /// A mask of an answer that may call functions, or must. Of a function whose schema can't be followed any object
+    /// may be the arguments.
+    ///
+    /// # Errors
+    /// When there are too many functions.
+    pub(crate) fn calls(&self, tools: &Tools, think: bool) -> Result<Box<dyn Mask>, Failure> {
+        let follows = |grammar: TopLevelGrammar| {
+            let matcher = self.matcher(grammar);
+            matcher.get_error().is_none().then_some(matcher)
+        };
+        let grammar = |keep: &dyn Fn(&Tool) -> bool| {
+            let calls = tools.list.iter().enumerate().map(|(at, tool)| call_rules(at, tool, keep(tool)));
+            let starts: Vec<String> = (0..tools.list.len()).map(|at| format!("call{at}")).collect();
+            TopLevelGrammar::from_lark(format!("start: {}\n{}", starts.join(" | "), calls.collect::<String>()))
+        };
+        let alone = |tool: &Tool| follows(TopLevelGrammar::from_json_schema(arguments(tool))).is_some();
+        let matcher = follows(grammar(&|_| true))
+            .or_else(|| follows(grammar(&alone)))
+            .or_else(|| follows(grammar(&|_| false)))
+            .ok_or_else(|| Failure::field("tools", "there are too many functions").code("unsupported_form"))?;
+        let optional = (!tools.must).then(|| Arc::clone(&self.openings));
+        Ok(Box::new(Held::new(matcher, Arc::clone(&self.eos), self.thought.filter(|_| think), optional)))
     }
 
-    fn fork(&self) -> Box<dyn Mask> {
-        let (matcher, eos) = (self.matcher.deep_clone(), Arc::clone(&self.eos));
-        Box::new(Self { matcher, eos, thought: self.thought, place: self.place })
+    fn matcher(&self, grammar: TopLevelGrammar) -> Matcher {
+        Matcher::new(self.factory.create_parser(grammar))
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Reques
         }
         Err(failure) => match request.uri().path() {
             "/v1/messages" => failure.with(&failure.anthropic()),
+            path if path.starts_with("/api/") => failure.with(&failure.ollama()),
             _ => failure.into_response(),
         },
     };
@@ -44,7 +45,8 @@ fn admit(shared: &Shared, request: &Request) -> Result<Owner, Failure> {
         }
     }
     let path = request.uri().path();
-    let open = matches!(path, "/health" | "/") || (path.starts_with("/assets/") && request.method() == "GET");
+    let open = matches!(path, "/health" | "/" | "/docs" | "/openapi.json")
+        || (path.starts_with("/assets/") && request.method() == "GET");
     match &shared.config.keys {
         None => Ok(Owner(0)),
         Some(_) if open => Ok(Owner(0)),

@@ -6,6 +6,7 @@
 mod api;
 mod assets;
 mod config;
+mod docs;
 mod error;
 mod failure;
 mod fields;
@@ -14,9 +15,12 @@ mod guard;
 mod image;
 mod keys;
 mod metrics;
+mod openapi;
 mod outcome;
+mod routes;
 mod server;
 mod stream;
+mod tools;
 mod worker;
 
 pub use config::Config;

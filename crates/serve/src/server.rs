@@ -1,6 +1,5 @@
 //! Starting and ending a server, and its routes.
 
-use crate::api;
 use crate::assets;
 use crate::config::Config;
 use crate::error::Error;
@@ -8,16 +7,14 @@ use crate::failure::Failure;
 use crate::form::Forms;
 use crate::guard;
 use crate::metrics::Metrics;
+use crate::routes;
 use crate::worker::{self, Order};
 use axum::Router;
-use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use medgemma_engine::Serving;
 use medgemma_engine::pipeline::Frontend;
 use medgemma_kernels::Backend;
-use serde_json::json;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -190,22 +187,8 @@ async fn told_to_end() {
 }
 
 fn routes(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/health", get(health))
-        .route("/metrics", get(metrics))
-        .route("/v1/models", get(api::models::list))
-        .route("/v1/models/{*id}", get(api::models::one))
-        .route("/v1/chat/completions", post(api::chat::handle))
-        .route("/v1/completions", post(api::completions::handle))
-        .route("/v1/responses", post(api::responses::handle))
-        .route("/v1/messages", post(api::messages::handle))
-        .route("/tokenize", post(api::tokens::tokenize))
-        .route("/tokenizer_info", get(api::tokens::info))
-        .route("/detokenize", post(api::tokens::detokenize))
-        .route("/api/chat", post(api::ollama::chat))
-        .route("/api/generate", post(api::ollama::generate))
-        .route("/api/tags", get(api::ollama::tags))
-        .route("/api/version", get(api::ollama::version))
+    let all = routes::all().into_iter();
+    all.fold(Router::new(), |router, route| router.route(route.path, route.answer))
         .fallback(other)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), guard::check))
@@ -218,15 +201,4 @@ async fn other(uri: Uri) -> Response {
 
 async fn wrong_method() -> Failure {
     Failure { status: StatusCode::METHOD_NOT_ALLOWED, ..Failure::bad("this route takes another method") }
-}
-
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.ready() {
-        Ok(_) => crate::failure::answer(StatusCode::OK, &json!({"status": "ok"})),
-        Err(failure) => failure.into_response(),
-    }
-}
-
-async fn metrics(State(shared): State<Arc<Shared>>) -> String {
-    shared.metrics.text()
 }

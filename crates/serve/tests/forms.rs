@@ -147,6 +147,47 @@ fn other_words_for_a_form_and_other_ways_to_be_told() {
 }
 
 #[test]
+fn every_route_that_writes_takes_a_form() {
+    let server = Server::start(config());
+    let (schema, accepts) = schemas().remove(0);
+    let valid = |text: &Value| assert!(accepts(&serde_json::from_str(text.as_str().unwrap()).unwrap()), "{text}");
+    let regex = json!("[1-9] mm");
+    // vLLM's newer word for guided_….
+    for structured in [json!({"json": schema}), json!({"regex": regex}), json!({"choice": ["x y", "z"]})] {
+        whole(&server.post(PATH, &held("structured_outputs", structured)).json());
+    }
+    let body = json!({"prompt": ["The finding: ", "Another: "], "max_tokens": 300, "response_format": format(&schema), "n": 2});
+    let answer = server.post("/v1/completions", &body).json();
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 4);
+    answer["choices"].as_array().unwrap().iter().for_each(|choice| valid(&choice["text"]));
+    let body = json!({"prompt": "Size: ", "guided_regex": regex});
+    let text = server.post("/v1/completions", &body).json()["choices"][0]["text"].as_str().unwrap().to_owned();
+    assert!(text.len() == 4 && text.ends_with(" mm"), "{text}");
+    let flat = json!({"format": {"type": "json_schema", "name": "finding", "schema": schema, "strict": true}});
+    let body = json!({"input": "Is there a nodule?", "max_output_tokens": 300, "text": flat});
+    valid(&server.post("/v1/responses", &body).json()["output"][0]["content"][0]["text"]);
+    let messages = json!([{"role": "user", "content": "Is there a nodule?"}]);
+    let wanted = json!({"type": "json_schema", "schema": schema});
+    for (name, value) in [("output_config", json!({"format": wanted})), ("output_format", wanted.clone())] {
+        let body = json!({"max_tokens": 300, "messages": messages, name: value});
+        valid(&server.post("/v1/messages", &body).json()["content"][0]["text"]);
+    }
+    for (path, body) in [
+        (PATH, json!({"messages": messages, "structured_outputs": {"regex": "a"}, "guided_regex": "a"})),
+        ("/v1/responses", json!({"input": "x", "text": {"format": {"type": "Smith"}}})),
+        (
+            "/v1/messages",
+            json!({"max_tokens": 9, "messages": messages, "output_config": {"format": {"type": "json_schema"}}}),
+        ),
+        ("/v1/completions", json!({"prompt": "x", "response_format": {"type": "json_schema"}})),
+    ] {
+        let answer = server.post(path, &body);
+        assert!(answer.status == 400 && !answer.body.contains("Smith"), "{path}: {}", answer.body);
+    }
+    server.wait_until_idle();
+}
+
+#[test]
 fn an_object_without_a_schema_and_a_thought_before_it() {
     let server = Server::start(config());
     for seed in 0..6 {

@@ -191,6 +191,28 @@ fn completions_are_scored_echoed_and_batched() {
 }
 
 #[test]
+fn it_says_what_the_model_can_do_and_how_to_ask() {
+    let server = Server::start(Config { thinks: Some(true), ..config() });
+    let model = server.get("/v1/models/demo").json();
+    let can = &model["capabilities"];
+    assert_eq!((&can["vision"], &can["thinking"], &can["embeddings"]), (&json!(true), &json!(true), &json!(false)));
+    assert_eq!((&model["context_length"], &model["input_modalities"]), (&json!(4096), &json!(["text", "image"])));
+    let wanted = json!(["completion", "vision", "tools", "thinking"]);
+    let shown = server.post("/api/show", &json!({"model": "demo:latest"})).json();
+    assert_eq!((&shown["capabilities"], &shown["model_info"]["gemma3.context_length"]), (&wanted, &json!(4096)));
+    assert_eq!(server.get("/api/ps").json()["models"][0]["capabilities"], wanted);
+    assert_eq!(server.post("/api/show", &json!({"model": "other"})).status, 404);
+    for path in ["/v1/embeddings", "/api/embed", "/api/embeddings"] {
+        let answer = server.post(path, &json!({"input": "Smith"}));
+        assert!(answer.status == 501 && answer.body.contains("no embeddings"), "{}", answer.body);
+    }
+    let text = server.get("/openapi.json").json();
+    assert_eq!(text["components"]["schemas"]["ModelName"]["enum"][0], "demo");
+    let page = server.get("/docs");
+    assert!(page.head.contains("text/html") && page.body.contains("/v1/chat/completions"), "{}", page.head);
+}
+
+#[test]
 fn what_is_wrong_is_refused_without_being_repeated() {
     let server = Server::start(Config { body: 100_000, ..config() });
     let path = "/v1/chat/completions";
@@ -225,7 +247,12 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         with("top_logprobs", json!(5)),
         with("tools", json!([{"type": "function"}])),
         with("response_format", json!({"type": "Smith"})),
-        with("logit_bias", json!({"5": 100})),
+        with("logit_bias", json!({"Smith": 100})),
+        with("logit_bias", json!({"999999999": 1})),
+        with("presence_penalty", json!(3)),
+        with("repetition_penalty", json!(0)),
+        with("thinking_token_budget", json!("Smith")),
+        with("reasoning_effort", json!("Smith")),
     ];
     for body in &bodies {
         let answer = receive(server.send("POST", path, "", body.as_bytes()));
@@ -401,6 +428,8 @@ fn only_keys_let_in_from_elsewhere() {
         "/detokenize",
         "/api/chat",
         "/api/generate",
+        "/api/show",
+        "/v1/embeddings",
     ];
     for route in post {
         assert_eq!(server.post(route, &ask("Hello!")).status, 401, "{route}");
@@ -409,7 +438,9 @@ fn only_keys_let_in_from_elsewhere() {
     assert_eq!(with("Authorization: Bearer a key of the clini\r\n"), 401);
     assert_eq!(with("Authorization: Bearer a key of the clinic\r\n"), 200);
     assert_eq!(with("x-api-key: a key of the clinic\r\n"), 200);
-    assert_eq!((server.get("/health").status, server.get("/").status), (200, 200));
+    for open in ["/health", "/", "/docs", "/openapi.json"] {
+        assert_eq!(server.get(open).status, 200, "{open}");
+    }
 }
 
 #[test]

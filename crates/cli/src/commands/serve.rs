@@ -1,6 +1,7 @@
 //! `serve`: a model over HTTP.
 
 use crate::args::{Load, Serve};
+use crate::catalog::Variant;
 use crate::engine;
 use crate::footprint::USUAL_CONTEXT;
 use crate::interrupt;
@@ -18,7 +19,9 @@ use std::time::Duration;
 /// # Errors
 /// When the model can't be loaded, the address can't be bound, or it needs keys and there are none.
 pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
+    let name = name(args);
     let config = Config {
+        thinks: Variant::named_in(&args.model).map(|variant| variant.thinks),
         address: SocketAddr::new(args.host, args.port),
         keys: args.keys.as_deref().map(Keys::read).transpose()?,
         in_flight: args.running.saturating_add(args.queue).min(1 << 20),
@@ -28,7 +31,7 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         max_tokens: args.max_tokens,
         time: Duration::from_secs(args.time_limit.min(10 * 365 * 86_400)),
         drain: Duration::from_secs(args.drain),
-        ..Config::new(name(args))
+        ..Config::new(name)
     };
     let open = config.keys.is_none();
     let serving = ServingOptions {

@@ -56,7 +56,7 @@ pub struct Prepared {
     generation: Generation,
     stops: Vec<String>,
     prompt_logprobs: Option<usize>,
-    mask: Option<Box<dyn Mask>>,
+    masks: Vec<Box<dyn Mask>>,
     plain: bool,
 }
 
@@ -249,7 +249,7 @@ impl Frontend {
             draft_max: 0,
         };
         let stops = options.stop.clone();
-        Ok(Prepared { ids, pictures, generation, stops, prompt_logprobs: None, mask: None, plain })
+        Ok(Prepared { ids, pictures, generation, stops, prompt_logprobs: None, masks: Vec::new(), plain })
     }
 }
 
@@ -276,10 +276,10 @@ impl Prepared {
         self
     }
 
-    /// Holds the answer to a form.
+    /// Holds the answer to a form, or changes how tokens are chosen; after what it was given before.
     #[must_use]
     pub fn held_to(mut self, mask: Box<dyn Mask>) -> Self {
-        self.mask = Some(mask);
+        self.masks.push(mask);
         self
     }
 
@@ -299,7 +299,7 @@ impl Prepared {
             generation,
             stops: self.stops.clone(),
             prompt_logprobs: self.prompt_logprobs,
-            mask: self.mask.as_ref().map(|mask| mask.fork()),
+            masks: self.masks.iter().map(|mask| mask.fork()).collect(),
             plain: self.plain,
         }
     }
@@ -406,7 +406,7 @@ impl<B: Backend> Serving<B> {
             images,
             generation: request.generation,
             prompt_logprobs: request.prompt_logprobs,
-            mask: request.mask,
+            masks: request.masks,
             owner,
         })?;
         let stops = request.stops.into_iter().filter(|stop| !stop.is_empty()).collect();

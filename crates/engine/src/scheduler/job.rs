@@ -25,7 +25,7 @@ pub(super) struct Job<B: Backend> {
     pub(super) scored: bool,
     pub(super) ended: bool,
     options: Generation,
-    mask: Option<Box<dyn Mask>>,
+    masks: Vec<Box<dyn Mask>>,
     sampler: Sampler,
     loops: LoopDetector,
     /// Most tokens: the budget, or what the context has room for.
@@ -54,7 +54,7 @@ impl<B: Backend> Job<B> {
             ended: false,
             sampler: Sampler::new(task.generation.sampling),
             options: task.generation,
-            mask: task.mask,
+            masks: task.masks,
             loops: LoopDetector::default(),
             most,
             prompt,
@@ -112,15 +112,14 @@ impl<B: Backend> Job<B> {
 
     /// Whether the most likely token is all that it wants of a step.
     pub(super) fn wants_best(&self) -> bool {
-        self.mask.is_none() && outputs::wants_best(&self.options)
+        self.masks.iter().all(|mask| mask.is_idle()) && outputs::wants_best(&self.options)
     }
 
     /// Takes from the logits after its last token what its form doesn't allow.
     pub(super) fn mask_logits(&mut self, logits: Option<&mut [f32]>) -> Result<(), Error> {
-        match (&mut self.mask, logits) {
-            (Some(mask), Some(logits)) if self.most > 0 => mask.allow(logits).map_err(Error::Parameter),
-            _ => Ok(()),
-        }
+        let Some(logits) = logits.filter(|_| self.most > 0) else { return Ok(()) };
+        let mut masks = self.masks.iter_mut().filter(|mask| !mask.is_idle());
+        masks.try_for_each(|mask| mask.allow(logits)).map_err(Error::Parameter)
     }
 
     /// Takes the outputs after its last token and tells what comes of them; gives the token to go on with.
@@ -151,9 +150,7 @@ impl<B: Backend> Job<B> {
             self.end(Finish::Stop, tell);
             return None;
         }
-        if let Some(mask) = &mut self.mask {
-            mask.accept(id);
-        }
+        self.masks.iter_mut().for_each(|mask| mask.accept(id));
         tell(Update::Token(token));
         if self.options.detect_loops && self.loops.push(id) {
             self.end(Finish::Loop, tell);

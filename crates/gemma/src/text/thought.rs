@@ -21,6 +21,11 @@ pub fn thinking_system(persona: Option<&str>) -> String {
     }
 }
 
+/// The tokens that begin and end a thought; `None` when the vocabulary hasn't both.
+pub fn thought_tokens(tokenizer: &Tokenizer) -> Option<(u32, u32)> {
+    tokenizer.id(OPEN).zip(tokenizer.id(CLOSE))
+}
+
 /// A piece of a reply, never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -1,19 +1,18 @@
 //! OpenAI's completions: text or token ids are continued, without a chat template.
 
 use super::logprobs::Listed;
-use super::{
-    ALTERNATIVES, ANSWERS, budget, check_model, event, id, now, read, refuse_forms, refuse_unsupported, repeat,
-    respond, sampling, stops, submit, tell_ignored, usage,
-};
+use super::options::{ALTERNATIVES, Hold, Writing, budget};
+use super::{check_model, event, id, now, read, refuse_tools, repeat, respond, submit, tell_ignored, usage};
 use crate::failure::Failure;
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, EVENTS, Writer};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
-use medgemma_engine::pipeline::Frontend;
+use medgemma_engine::pipeline::Prepared;
 use medgemma_gemma::text::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -53,44 +52,34 @@ fn prompts(fields: &Fields, most: usize) -> Result<Vec<Prompt>, Failure> {
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, owner) = read(&shared, request).await?;
     check_model(&shared, &fields)?;
-    refuse_unsupported(&fields)?;
-    refuse_forms(&fields, "response_format")?;
+    refuse_tools(&fields)?;
     let frontend = shared.ready()?.frontend.clone();
     let prompts = prompts(&fields, shared.config.in_flight)?;
-    let answers = fields.count("n", 1, ANSWERS)?.unwrap_or(1);
-    let sampling = sampling(&fields, &frontend)?;
+    let writing = Writing::of(&fields, Form::of(&fields)?, &frontend)?;
+    let seed = writing.seed();
+    let Writing { mut options, hold, answers, stream, with_usage } = writing;
     // `true` is what some clients write for 1.
     let logprobs = match fields.get("logprobs") {
         Some(Value::Bool(flag)) => flag.then_some(1),
         _ => fields.count("logprobs", 0, ALTERNATIVES)?,
     };
     let echo = fields.flag("echo")?.unwrap_or(false);
-    let stream = fields.flag("stream")?.unwrap_or(false);
     if stream && echo {
         return Err(fields.wrong("echo", "it can't be streamed"));
     }
-    let with_usage = fields.object("stream_options")?.flag("include_usage")?.unwrap_or(false);
     // OpenAI's default is 16.
     let most = match fields.get("max_tokens") {
         Some(_) => budget(&fields, &["max_tokens"], 0, &shared.config)?,
         None => shared.config.max_tokens.min(16),
     };
-    let options = Options {
-        max_tokens: Some(most),
-        sampling: Some(sampling),
-        stop: stops(&fields, "stop")?,
-        logprobs,
-        ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
-        ..Options::default()
-    };
-    fields.get("user");
+    (options.max_tokens, options.logprobs) = (Some(most), logprobs);
     let ignored = fields.ignored();
     drop(fields);
     let scored = logprobs.filter(|_| echo);
     let texts: Vec<String> = prompts.iter().map(|prompt| shown(prompt, frontend.tokenizer(), echo)).collect();
     let count = prompts.len() * answers;
-    let running =
-        submit(&shared, owner, count, move |frontend, _| prepare(frontend, prompts, &options, answers, scored)).await?;
+    let asked = Asked { options, hold, answers, scored };
+    let running = submit(&shared, owner, count, move |_, shared| asked.prepare(prompts, seed, shared)).await?;
     let model = shared.config.model.clone();
     if stream {
         let chunks = Chunks {
@@ -135,27 +124,32 @@ fn shown(prompt: &Prompt, tokenizer: &Tokenizer, echo: bool) -> String {
     }
 }
 
-fn prepare(
-    frontend: &Frontend,
-    prompts: Vec<Prompt>,
-    options: &Options,
+/// How each prompt is continued.
+struct Asked {
+    options: Options,
+    hold: Hold,
     answers: usize,
+    /// Alternatives to each token of the prompt, where these are scored.
     scored: Option<usize>,
-) -> Result<Vec<medgemma_engine::pipeline::Prepared>, Failure> {
-    let seed = options.sampling.map_or(0, |sampling| sampling.seed);
-    let mut all = Vec::with_capacity(prompts.len() * answers);
-    for prompt in prompts {
-        let prepared = match prompt {
-            Prompt::Text(text) => frontend.complete(&text, &[], options)?,
-            Prompt::Ids(ids) => frontend.continue_ids(ids, options)?,
-        };
-        let prepared = match scored {
-            Some(count) => prepared.scored(count),
-            None => prepared,
-        };
-        all.extend(repeat(prepared, answers, seed));
+}
+
+impl Asked {
+    fn prepare(self, prompts: Vec<Prompt>, seed: u64, shared: &Shared) -> Result<Vec<Prepared>, Failure> {
+        let frontend = &shared.ready()?.frontend;
+        let mut all = Vec::with_capacity(prompts.len() * self.answers);
+        for prompt in prompts {
+            let prepared = match prompt {
+                Prompt::Text(text) => frontend.complete(&text, &[], &self.options)?,
+                Prompt::Ids(ids) => frontend.continue_ids(ids, &self.options)?,
+            };
+            let prepared = match self.scored {
+                Some(count) => prepared.scored(count),
+                None => prepared,
+            };
+            all.extend(repeat(self.hold.clone().apply(prepared, false, shared)?, self.answers, seed));
+        }
+        Ok(all)
     }
-    Ok(all)
 }
 
 fn list(outcome: &Outcome, tokenizer: &Tokenizer, prompt: &str) -> Listed {

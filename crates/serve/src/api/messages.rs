@@ -1,17 +1,21 @@
 //! Anthropic's messages.
 
-use super::{Ask, budget, check_model, id, named_event, read, repeat, respond, sampling, stops, submit, tell_ignored};
+use super::options::{Hold, Thinking, budget, sampling, stops, tokens};
+use super::{Ask, check_model, id, named_event, read, repeat, respond, submit, tell_ignored, warn_of_tools};
 use crate::failure::Failure;
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::guard::Owner;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, EVENTS, Writer};
+use crate::tools::{self, Call, Rest, Tools, Turn};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
 use medgemma_gemma::text::{Message, Role};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// `POST /v1/messages`
@@ -25,23 +29,24 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
 
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Response, Failure> {
     check_model(shared, &fields)?;
-    for name in ["tools", "tool_choice", "mcp_servers"] {
-        fields.refuse(name, "tools aren't supported: these models weren't trained for them")?;
-    }
+    fields.refuse("mcp_servers", "it isn't supported: nothing is fetched")?;
     let sampling = sampling(&fields, &shared.ready()?.frontend)?;
     if fields.get("max_tokens").is_none() {
         return Err(fields.wrong("max_tokens", "it is missing"));
     }
-    let think = fields.object("thinking")?;
-    think.get("budget_tokens");
+    let (form, tools) = (Form::anthropic(&fields)?, Tools::anthropic(&fields)?);
+    tools::refuse_form(form.is_some(), &tools)?;
+    let names = tools.as_ref().and_then(Tools::names);
+    let thinking = thinking(&fields)?;
     let options = Options {
         max_tokens: Some(budget(&fields, &["max_tokens"], 1, &shared.config)?),
         sampling: Some(sampling),
-        think: matches!(think.text("type")?, Some("enabled" | "adaptive")),
+        think: thinking.asked,
         stop: stops(&fields, "stop_sequences")?,
         ..Options::default()
     };
-    let ask = Ask { messages: conversation(&fields)?, images: None, options, form: None };
+    let hold = Hold { form, tools, thought: thinking.budget, ..Hold::default() };
+    let ask = Ask { messages: conversation(&fields)?, images: None, options, hold };
     let stream = fields.flag("stream")?.unwrap_or(false);
     fields.get("metadata");
     let ignored = fields.ignored();
@@ -54,8 +59,8 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Res
         "stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 0, "output_tokens": 0},
     });
     if stream {
-        let events = Events { head, begun: false, blocks: 0, open: None };
-        return Ok(tell_ignored(stream::respond(running, events), &ignored));
+        let events = Events { head, begun: false, blocks: 0, open: None, turn: Turn::new(&names) };
+        return Ok(warn_of_tools(tell_ignored(stream::respond(running, events), &ignored), &names));
     }
     let outcomes = running.gather().await?;
     let outcome = outcomes.first().ok_or_else(|| Failure::engine("there is no answer"))?;
@@ -63,13 +68,34 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Res
     if !outcome.thought.is_empty() {
         content.push(json!({"type": "thinking", "thinking": outcome.thought, "signature": ""}));
     }
-    content.push(json!({"type": "text", "text": outcome.answer}));
+    let (text, call) = Turn::whole(&names, &outcome.answer);
     let mut body = head;
-    body["content"] = Value::Array(content);
     body["stop_reason"] = json!(reason(outcome.end));
+    match call {
+        None => content.push(json!({"type": "text", "text": text})),
+        Some(call) => {
+            content.push(json!({"type": "tool_use", "id": id("toolu_"), "name": call.name, "input": call.arguments}));
+            body["stop_reason"] = json!("tool_use");
+        }
+    }
+    body["content"] = Value::Array(content);
     body["stop_sequence"] = json!(outcome.stop);
     body["usage"] = usage(outcome);
-    Ok(respond(&body, &ignored))
+    Ok(warn_of_tools(respond(&body, &ignored), &names))
+}
+
+/// Whether to think, and how much: the budget that is named, or that of the effort.
+fn thinking(fields: &Fields) -> Result<Thinking, Failure> {
+    let asked = fields.object("thinking")?;
+    let budget = tokens(&asked, "budget_tokens")?;
+    let effort = Thinking::effort(&fields.object("output_config")?, "effort")?;
+    Ok(match asked.text("type")? {
+        None | Some("disabled") => Thinking::default(),
+        Some("enabled" | "adaptive") => {
+            Thinking { asked: true, budget: effort.and_then(|effort| effort.budget) }.within(budget)
+        }
+        Some(_) => return Err(asked.wrong("type", "it must be enabled, adaptive or disabled")),
+    })
 }
 
 /// The system text and the messages, in OpenAI's words.
@@ -87,24 +113,12 @@ fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
     }
     let list = fields.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
     let list = list.ok_or_else(|| fields.wrong("messages", "it must be a list of at least one message"))?;
+    let mut names = HashMap::new();
     for (at, message) in list.iter().enumerate() {
         let place = format!("messages[{at}]");
         let mut message = message.clone();
         if let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) {
-            // What was thought before isn't part of the conversation.
-            blocks.retain(|block| block["type"] != "thinking" && block["type"] != "redacted_thinking");
-            for (part, block) in blocks.iter_mut().enumerate().filter(|(_, block)| block["type"] == "image") {
-                let source = &block["source"];
-                let url = match (source["type"].as_str(), source["media_type"].as_str(), source["data"].as_str()) {
-                    (Some("base64"), Some(kind), Some(data)) => format!("data:{kind};base64,{data}"),
-                    (Some("url"), _, _) => source["url"].as_str().unwrap_or_default().to_owned(),
-                    _ => {
-                        let field = format!("{place}.content[{part}].source");
-                        return Err(Failure::field(&field, "it must be of type base64, with media_type and data"));
-                    }
-                };
-                *block = json!({"type": "image_url", "image_url": {"url": url}});
-            }
+            *blocks = parts(blocks, &format!("{place}.content"), &mut names)?;
         }
         messages.push(Message::from_value(&message, &place).map_err(medgemma_engine::Error::from)?);
     }
@@ -112,6 +126,80 @@ fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
         return Err(fields.wrong("messages", "the last message must be the user's"));
     }
     Ok(messages)
+}
+
+/// Blocks of a message as parts of a chat's. `names` are the functions that were called.
+fn parts(blocks: &[Value], place: &str, names: &mut HashMap<String, String>) -> Result<Vec<Value>, Failure> {
+    let (mut parts, mut calls): (Vec<Value>, bool) = (Vec::new(), false);
+    for (at, block) in blocks.iter().enumerate() {
+        let wrong = |field: &str, problem: &str| Failure::field(&format!("{place}[{at}]{field}"), problem);
+        match block["type"].as_str() {
+            // What was thought before isn't part of the conversation.
+            Some("thinking" | "redacted_thinking") => {}
+            Some("image") => parts.push(
+                picture(block)
+                    .ok_or_else(|| wrong(".source", "it must be of type base64, with media_type and data"))?,
+            ),
+            Some("tool_use") => {
+                let name = block["name"].as_str().ok_or_else(|| wrong(".name", "it must be a text"))?;
+                if let Some(id) = block["id"].as_str() {
+                    names.insert(id.to_owned(), name.to_owned());
+                }
+                parts.push(json!({"type": "text", "text": tools::call_text(name, &block["input"])}));
+                calls = true;
+            }
+            Some("tool_result") => {
+                let name = block["tool_use_id"].as_str().and_then(|id| names.get(id));
+                let mut said = String::new();
+                match &block["content"] {
+                    Value::Null => {}
+                    Value::String(text) => said.push_str(text),
+                    Value::Array(inner) => {
+                        for part in inner {
+                            match part["type"].as_str() {
+                                Some("text") => said.push_str(part["text"].as_str().unwrap_or_default()),
+                                Some("image") => parts.extend(picture(part)),
+                                _ => return Err(wrong(".content", "it must be text and images")),
+                            }
+                        }
+                    }
+                    _ => return Err(wrong(".content", "it must be a text or blocks")),
+                }
+                let name = name.map_or("the function", String::as_str);
+                parts.push(json!({"type": "text", "text": tools::result_text(name, &said)}));
+                calls = true;
+            }
+            _ => parts.push(block.clone()),
+        }
+    }
+    Ok(if calls { joined(parts) } else { parts })
+}
+
+/// Makes texts that follow each other one: the template writes parts without anything between.
+fn joined(parts: Vec<Value>) -> Vec<Value> {
+    let mut joined: Vec<Value> = Vec::with_capacity(parts.len());
+    for part in parts {
+        let before = joined.last().and_then(|last| last["text"].as_str());
+        match (before, part["text"].as_str()) {
+            (Some(before), Some(text)) => {
+                let both = format!("{before}\n\n{text}");
+                joined.pop();
+                joined.push(json!({"type": "text", "text": both}));
+            }
+            _ => joined.push(part),
+        }
+    }
+    joined
+}
+
+fn picture(block: &Value) -> Option<Value> {
+    let source = &block["source"];
+    let url = match (source["type"].as_str(), source["media_type"].as_str(), source["data"].as_str()) {
+        (Some("base64"), Some(kind), Some(data)) => format!("data:{kind};base64,{data}"),
+        (Some("url"), _, _) => source["url"].as_str().unwrap_or_default().to_owned(),
+        _ => return None,
+    };
+    Some(json!({"type": "image_url", "image_url": {"url": url}}))
 }
 
 fn reason(end: Option<End>) -> Option<&'static str> {
@@ -137,6 +225,7 @@ struct Events {
     blocks: usize,
     /// The kind of the block that is open.
     open: Option<&'static str>,
+    turn: Turn,
 }
 
 impl Events {
@@ -144,6 +233,16 @@ impl Events {
         if self.open.take().is_some() {
             named_event(&json!({"type": "content_block_stop", "index": self.blocks - 1}), out);
         }
+    }
+
+    fn call(&mut self, call: &Call, out: &mut String) {
+        self.close(out);
+        let block = json!({"type": "tool_use", "id": id("toolu_"), "name": call.name, "input": {}});
+        named_event(&json!({"type": "content_block_start", "index": self.blocks, "content_block": block}), out);
+        let delta = json!({"type": "input_json_delta", "partial_json": call.arguments.to_string()});
+        named_event(&json!({"type": "content_block_delta", "index": self.blocks, "delta": delta}), out);
+        self.blocks += 1;
+        self.open = Some("tool_use");
     }
 
     fn text(&mut self, kind: &'static str, text: &str, out: &mut String) {
@@ -177,18 +276,26 @@ impl Writer for Events {
         if !piece.thought.is_empty() {
             self.text("thinking", &piece.thought, out);
         }
-        if !piece.answer.is_empty() {
-            self.text("text", &piece.answer, out);
+        let text = self.turn.push(&piece.answer);
+        if !text.is_empty() {
+            self.text("text", &text, out);
         }
     }
 
     fn end(&mut self, outcomes: &[Outcome], out: &mut String) {
-        if self.blocks == 0 {
-            self.text("text", "", out);
+        let mut calls = false;
+        match self.turn.end() {
+            Rest::Call(call) => {
+                self.call(&call, out);
+                calls = true;
+            }
+            Rest::Text(text) if !text.is_empty() || self.blocks == 0 => self.text("text", &text, out),
+            Rest::Text(_) => {}
         }
         self.close(out);
         let Some(outcome) = outcomes.first() else { return };
-        let delta = json!({"stop_reason": reason(outcome.end), "stop_sequence": outcome.stop});
+        let reason = if calls { Some("tool_use") } else { reason(outcome.end) };
+        let delta = json!({"stop_reason": reason, "stop_sequence": outcome.stop});
         named_event(&json!({"type": "message_delta", "delta": delta, "usage": usage(outcome)}), out);
         named_event(&json!({"type": "message_stop"}), out);
     }

@@ -2,22 +2,23 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod logprobs;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod ollama;
+mod options;
 pub(crate) mod responses;
 pub(crate) mod tokens;
 
-use crate::config::Config;
 use crate::failure::{Failure, answer};
 use crate::fields::Fields;
-use crate::form::Form;
 use crate::guard::Owner;
 use crate::image;
 use crate::outcome::Outcome;
 use crate::server::Shared;
 use crate::stream::Running;
+use crate::tools::{self, Names};
 use crate::worker::{Order, Reply};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -25,10 +26,9 @@ use axum::response::Response;
 use medgemma_engine::pipeline::{Frontend, Prepared, Said};
 use medgemma_engine::{Options, Request as Conversation};
 use medgemma_gemma::image::RgbImage;
-use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::Message;
+use options::{Hold, random};
 use serde_json::{Value, json};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,13 +36,6 @@ use tokio::sync::mpsc;
 
 /// How long a body may take to come.
 const BODY_TIME: Duration = Duration::from_secs(120);
-/// Most stop strings, and the longest.
-const STOPS: usize = 16;
-const STOP_LENGTH: usize = 1024;
-/// Most answers to one request.
-const ANSWERS: usize = 16;
-/// Most alternatives to a token.
-const ALTERNATIVES: usize = 20;
 
 /// Reads a request's body as an object.
 async fn read(shared: &Shared, request: Request) -> Result<(Fields, Owner), Failure> {
@@ -68,76 +61,12 @@ fn check_model(shared: &Shared, fields: &Fields) -> Result<(), Failure> {
     }
 }
 
-/// How tokens are chosen: what a request doesn't say is as the checkpoint's authors publish it, but for the seed.
-fn sampling(fields: &Fields, frontend: &Frontend) -> Result<Sampling, Failure> {
-    let usual = frontend.default_sampling();
-    let seed = fields.integer("seed")?.map_or_else(random, |seed| seed as u64);
-    let sampling = Sampling {
-        temperature: fields.float("temperature")?.unwrap_or(usual.temperature),
-        top_k: fields.integer("top_k")?.map_or(usual.top_k, |k| usize::try_from(k).unwrap_or(0)),
-        top_p: fields.float("top_p")?.unwrap_or(usual.top_p),
-        min_p: fields.float("min_p")?.unwrap_or(usual.min_p),
-        seed,
-    };
-    sampling.check().map_err(Failure::bad)?;
-    Ok(sampling)
-}
-
-/// Strings that end an answer.
-fn stops(fields: &Fields, name: &str) -> Result<Vec<String>, Failure> {
-    let stops = fields.texts(name, STOPS)?;
-    match stops.iter().any(|stop| stop.len() > STOP_LENGTH) {
-        true => Err(fields.wrong(name, format!("longer than {STOP_LENGTH} bytes"))),
-        false => Ok(stops),
-    }
-}
-
-/// The budget of new tokens: the smallest of what is asked for and the server's limit.
-fn budget(fields: &Fields, names: &[&str], least: usize, config: &Config) -> Result<usize, Failure> {
-    let mut budget = config.max_tokens;
-    for name in names {
-        if let Some(asked) = fields.count(name, least, usize::MAX)? {
-            budget = budget.min(asked);
-        }
-    }
-    Ok(budget)
-}
-
-/// Refuses what would change an answer and isn't there.
-fn refuse_unsupported(fields: &Fields) -> Result<(), Failure> {
+/// Refuses tools, where there are none.
+fn refuse_tools(fields: &Fields) -> Result<(), Failure> {
     for name in ["tools", "functions", "function_call", "tool_choice"] {
-        fields.refuse(name, "tools aren't supported: these models weren't trained for them")?;
-    }
-    for name in ["logit_bias", "frequency_penalty", "presence_penalty", "best_of", "suffix", "audio"] {
-        fields.refuse(name, "it isn't supported")?;
-    }
-    for name in ["grammar", "structured_outputs"] {
-        fields.refuse(name, NO_FORMS)?;
+        fields.refuse(name, "tools aren't supported here: these models weren't trained for them")?;
     }
     Ok(())
-}
-
-const NO_FORMS: &str = "an answer can be held to a form on /v1/chat/completions, by response_format or guided_json, guided_regex, guided_grammar, guided_choice";
-
-/// Refuses a form of the answer other than text, on routes that don't hold answers to one.
-fn refuse_forms(fields: &Fields, name: &str) -> Result<(), Failure> {
-    for name in ["guided_json", "guided_regex", "guided_grammar", "guided_choice"] {
-        fields.refuse(name, NO_FORMS)?;
-    }
-    match fields.object(name)?.text("type")? {
-        None | Some("text") => Ok(()),
-        Some(_) => Err(fields.wrong(name, NO_FORMS).code("unsupported_parameter")),
-    }
-}
-
-/// Whether the model is to think, by OpenAI's word for how hard.
-fn effort(fields: &Fields, name: &str) -> Result<Option<bool>, Failure> {
-    match fields.text(name)? {
-        None => Ok(None),
-        Some("none" | "minimal") => Ok(Some(false)),
-        Some("low" | "medium" | "high" | "xhigh") => Ok(Some(true)),
-        Some(_) => Err(fields.wrong(name, "it must be none, minimal, low, medium or high")),
-    }
 }
 
 /// What is to be answered, as it came.
@@ -146,8 +75,7 @@ struct Ask {
     /// Pictures that came apart from their messages.
     images: Option<Vec<RgbImage>>,
     options: Options,
-    /// What the answer is held to.
-    form: Option<Form>,
+    hold: Hold,
 }
 
 impl Ask {
@@ -156,18 +84,13 @@ impl Ask {
             Some(images) => images,
             None => image::take(&mut self.messages, &shared.config)?,
         };
+        if let Some(tools) = &self.hold.tools {
+            tools.tell(&mut self.messages, frontend);
+        }
         let think = self.options.think;
         let prepared = frontend.chat(&Conversation { messages: self.messages, images, options: self.options })?;
-        hold(prepared, self.form, think, shared)
+        self.hold.apply(prepared, think, shared)
     }
-}
-
-/// Holds an answer to its form, if it has one; a thought before it is free.
-fn hold(prepared: Prepared, form: Option<Form>, think: bool, shared: &Shared) -> Result<Prepared, Failure> {
-    Ok(match form {
-        Some(form) => prepared.held_to(shared.ready()?.forms()?.mask(form, think)?),
-        None => prepared,
-    })
 }
 
 /// Prepares requests, puts them into the queue and waits until they stand there.
@@ -235,6 +158,15 @@ fn respond(body: &Value, ignored: &[String]) -> Response {
     tell_ignored(answer(StatusCode::OK, body), ignored)
 }
 
+/// Says in a header that the models weren't trained to call functions, where they were offered some.
+fn warn_of_tools(mut response: Response, names: &Names) -> Response {
+    if names.is_some() {
+        let name = HeaderName::from_static("x-medgemma-warning");
+        response.headers_mut().insert(name, HeaderValue::from_static(tools::WARNING));
+    }
+    response
+}
+
 fn tell_ignored(mut response: Response, ignored: &[String]) -> Response {
     if let Ok(value) = HeaderValue::from_str(&ignored.join(", "))
         && !ignored.is_empty()
@@ -248,11 +180,6 @@ fn tell_ignored(mut response: Response, ignored: &[String]) -> Response {
 fn id(prefix: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{prefix}{:016x}{:04x}", random(), NEXT.fetch_add(1, Ordering::Relaxed) & 0xffff)
-}
-
-fn random() -> u64 {
-    // Each RandomState has keys of its own, from the system's randomness at first.
-    RandomState::new().hash_one(0u8)
 }
 
 /// Seconds since 1970.

@@ -1,4 +1,4 @@
-//! The model, as OpenAI lists it.
+//! The model, as OpenAI lists it, and what it can do.
 
 use crate::failure::{Failure, answer};
 use crate::server::Shared;
@@ -8,12 +8,20 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// OpenAI's four fields, and what other servers' clients look for: the context by two names, what goes in and out.
 fn about(shared: &Shared) -> Result<Value, Failure> {
     let frontend = &shared.ready()?.frontend;
+    let (context, chats, sees) = (frontend.context(), frontend.can_chat(), frontend.can_see());
+    let thinks = if chats { shared.config.thinks } else { Some(false) };
     Ok(json!({
         "id": shared.config.model, "object": "model", "created": 0, "owned_by": "medgemma",
-        "max_model_len": frontend.context(), "device": frontend.device(),
-        "capabilities": {"chat": frontend.can_chat(), "completion": true, "vision": frontend.can_see()},
+        "max_model_len": context, "context_length": context,
+        "max_completion_tokens": shared.config.max_tokens.min(context), "device": frontend.device(),
+        "input_modalities": if sees { vec!["text", "image"] } else { vec!["text"] }, "output_modalities": ["text"],
+        "capabilities": {
+            "chat": chats, "completion": true, "vision": sees, "thinking": thinks, "tools": chats,
+            "structured_outputs": true, "logprobs": true, "embeddings": false,
+        },
     }))
 }
 

@@ -1,7 +1,12 @@
 //! Ollama's API.
 
-use super::{Ask, budget, check_model, hold, read, repeat, respond, sampling, stops, submit, tell_ignored};
-use crate::failure::{Failure, answer};
+mod about;
+
+pub(crate) use about::{embed, ps, show, tags, version};
+
+use super::options::{Hold, Thinking, budget, penalties, sampling, stops};
+use super::{Ask, check_model, read, repeat, respond, submit, tell_ignored, warn_of_tools};
+use crate::failure::Failure;
 use crate::fields::Fields;
 use crate::form::Form;
 use crate::guard::Owner;
@@ -9,8 +14,9 @@ use crate::image;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, Writer};
+use crate::tools::{self, History, Rest, Tools, Turn};
+use about::time;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use medgemma_engine::Options;
 use medgemma_engine::pipeline::{Frontend, Prepared};
@@ -18,11 +24,11 @@ use medgemma_gemma::image::RgbImage;
 use medgemma_gemma::text::{Message, Part, Role};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Ollama's errors are a text.
 fn refusal(failure: &Failure) -> Response {
-    failure.with(&json!({"error": failure.message}))
+    failure.with(&failure.ollama())
 }
 
 /// `POST /api/chat`
@@ -48,17 +54,20 @@ type Pictures = Vec<(String, Vec<String>)>;
 
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
     check_model(shared, &fields)?;
-    fields.refuse("tools", "tools aren't supported: these models weren't trained for them")?;
     fields.refuse("suffix", "it isn't supported")?;
     fields.refuse("template", "a request can't bring a template")?;
-    let form = Form::ollama(&fields)?;
+    let (form, tools) = (Form::ollama(&fields)?, if chat { Tools::chat(&fields)? } else { None });
+    tools::refuse_form(form.is_some(), &tools)?;
+    let names = tools.as_ref().and_then(Tools::names);
     let frontend = &shared.ready()?.frontend;
     let asked = fields.object("options")?;
     let sampling = sampling(&asked, frontend)?;
-    let think = match fields.get("think") {
-        Some(Value::String(effort)) => effort != "none",
-        _ => fields.flag("think")?.unwrap_or(false),
+    let thinking = match fields.get("think") {
+        Some(Value::String(_)) => Thinking::effort(&fields, "think")?.unwrap_or_default(),
+        _ => Thinking { asked: fields.flag("think")?.unwrap_or(false), budget: None },
     };
+    let penalties = penalties(&asked, "repeat_penalty", frontend)?;
+    let hold = Hold { form, tools, thought: thinking.budget, penalties };
     let most = match asked.integer("num_predict")? {
         Some(number) if number < 0 => shared.config.max_tokens,
         _ => budget(&asked, &["num_predict"], 1, &shared.config)?,
@@ -66,7 +75,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     let options = Options {
         max_tokens: Some(most),
         sampling: Some(sampling),
-        think,
+        think: thinking.asked,
         stop: stops(&asked, "stop")?,
         ..Options::default()
     };
@@ -80,26 +89,28 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     let seed = sampling.seed;
     let running = submit(shared, owner, 1, move |frontend, shared| {
         let images = decode(&pictures, &shared.config)?;
-        let ask = Ask { messages, images: Some(images), options, form };
+        let ask = Ask { messages, images: Some(images), options, hold };
         Ok(repeat(prepare(frontend, shared, ask, raw)?, 1, seed))
     })
     .await?;
-    let lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now() };
+    let turn = Turn::new(&names);
+    let mut lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now(), turn };
     if stream {
-        return Ok(tell_ignored(stream::respond(running, lines), &ignored));
+        return Ok(warn_of_tools(tell_ignored(stream::respond(running, lines), &ignored), &names));
     }
     let outcomes = running.gather().await?;
     let outcome = outcomes.first().ok_or_else(|| Failure::engine("there is no answer"))?;
-    let mut body = lines.line(&outcome.thought, &outcome.answer);
+    let text = lines.turn.push(&outcome.answer);
+    let mut body = lines.last(&outcome.thought, &text);
     lines.finish(&mut body, outcome);
-    Ok(respond(&body, &ignored))
+    Ok(warn_of_tools(respond(&body, &ignored), &names))
 }
 
 fn prepare(frontend: &Frontend, shared: &Shared, ask: Ask, raw: bool) -> Result<Prepared, Failure> {
     match ask.messages.last() {
         Some(last) if raw => {
             let prepared = frontend.complete(&last.text(), ask.images.as_deref().unwrap_or_default(), &ask.options)?;
-            hold(prepared, ask.form, false, shared)
+            ask.hold.apply(prepared, false, shared)
         }
         _ => ask.prepare(frontend, shared),
     }
@@ -127,23 +138,23 @@ fn pictures(value: &Value, place: &str) -> Result<Vec<String>, Failure> {
 fn conversation(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
     let list = fields.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
     let list = list.ok_or_else(|| fields.wrong("messages", "it must be a list of at least one message"))?;
-    let (mut messages, mut images) = (Vec::new(), Vec::new());
+    let (mut history, mut images) = (History::default(), Vec::new());
     for (at, value) in list.iter().enumerate() {
         let place = format!("messages[{at}].");
-        let mut message =
-            Message::from_value(value, place.trim_end_matches('.')).map_err(medgemma_engine::Error::from)?;
-        if message.images() > 0 {
-            return Err(Failure::field(&format!("{place}content"), "pictures go into images"));
-        }
         let shown = pictures(value, &place)?;
-        if !shown.is_empty() && message.role != Role::User {
-            return Err(Failure::field(&format!("{place}images"), "only messages of the user can have pictures"));
-        }
-        message.content.splice(0..0, shown.iter().map(|_| Part::IMAGE));
-        messages.push(message);
+        history.add(value, place.trim_end_matches('.'), |message| {
+            if message.images() > 0 {
+                return Err(Failure::field(&format!("{place}content"), "pictures go into images"));
+            }
+            if !shown.is_empty() && message.role != Role::User {
+                return Err(Failure::field(&format!("{place}images"), "only messages of the user can have pictures"));
+            }
+            message.content.splice(0..0, shown.iter().map(|_| Part::IMAGE));
+            Ok(())
+        })?;
         images.push((format!("{place}images"), shown));
     }
-    Ok((messages, images))
+    Ok((history.messages, images))
 }
 
 fn question(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
@@ -163,9 +174,23 @@ struct Lines {
     model: String,
     chat: bool,
     begun: Instant,
+    turn: Turn,
 }
 
 impl Lines {
+    /// The last of an answer, which may be a call. Ollama's calls have no names of their own.
+    fn last(&mut self, thought: &str, text: &str) -> Value {
+        match self.turn.end() {
+            Rest::Text(rest) => self.line(thought, &format!("{text}{rest}")),
+            Rest::Call(call) => {
+                let mut line = self.line(thought, text);
+                let function = json!({"name": call.name, "arguments": call.arguments});
+                line["message"]["tool_calls"] = json!([{"function": function}]);
+                line
+            }
+        }
+    }
+
     fn line(&self, thought: &str, text: &str) -> Value {
         let mut line = json!({"model": self.model, "created_at": time(), "done": false});
         let at = match self.chat {
@@ -200,53 +225,23 @@ impl Writer for Lines {
     fn begin(&mut self, _: &mut String) {}
 
     fn piece(&mut self, _: usize, piece: &Piece, _: &Outcome, out: &mut String) {
-        if !piece.thought.is_empty() || !piece.answer.is_empty() {
-            out.push_str(&self.line(&piece.thought, &piece.answer).to_string());
+        let text = self.turn.push(&piece.answer);
+        if !piece.thought.is_empty() || !text.is_empty() {
+            out.push_str(&self.line(&piece.thought, &text).to_string());
             out.push('\n');
         }
     }
 
     fn end(&mut self, outcomes: &[Outcome], out: &mut String) {
         let Some(outcome) = outcomes.first() else { return };
-        let mut line = self.line("", "");
+        let mut line = self.last("", "");
         self.finish(&mut line, outcome);
         out.push_str(&line.to_string());
         out.push('\n');
     }
 
     fn fail(&mut self, failure: &Failure, out: &mut String) {
-        out.push_str(&json!({"error": failure.message}).to_string());
+        out.push_str(&failure.ollama().to_string());
         out.push('\n');
     }
-}
-
-/// The time, as RFC 3339 writes it. The date is Howard Hinnant's civil_from_days.
-fn time() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (now / 86_400 + 719_468, now % 86_400);
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) =
-        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
-/// `GET /api/tags`
-pub(crate) async fn tags(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
-    let frontend = &shared.ready()?.frontend;
-    let name = &shared.config.model;
-    let model = json!({
-        "name": name, "model": name, "modified_at": time(), "size": 0, "digest": "",
-        "details": {"format": "medgemma", "family": "gemma3", "families": ["gemma3"], "parameter_size": "", "quantization_level": ""},
-        "capabilities": if frontend.can_see() { vec!["completion", "vision"] } else { vec!["completion"] },
-    });
-    Ok(answer(StatusCode::OK, &json!({"models": [model]})))
-}
-
-/// `GET /api/version`
-pub(crate) async fn version() -> Response {
-    answer(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
 }

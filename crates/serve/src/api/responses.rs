@@ -1,17 +1,16 @@
 //! OpenAI's responses: one answer, without anything being stored.
 
-use super::{
-    Ask, budget, check_model, effort, id, named_event, now, read, refuse_forms, refuse_unsupported, repeat, respond,
-    sampling, submit, tell_ignored,
-};
+use super::options::{Thinking, Writing, budget};
+use super::{Ask, check_model, id, named_event, now, read, repeat, respond, submit, tell_ignored, warn_of_tools};
 use crate::failure::Failure;
 use crate::fields::Fields;
+use crate::form::Form;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, EVENTS, Writer};
+use crate::tools::{self, Call, History, Rest, Tools, Turn};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use medgemma_engine::Options;
 use medgemma_gemma::text::Message;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -20,27 +19,31 @@ use std::sync::Arc;
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, owner) = read(&shared, request).await?;
     check_model(&shared, &fields)?;
-    refuse_unsupported(&fields)?;
     for name in ["previous_response_id", "conversation", "background", "prompt"] {
         fields.refuse(name, "nothing is stored: send the whole conversation in input")?;
     }
-    refuse_forms(&fields.object("text")?, "format")?;
-    refuse_forms(&fields, "response_format")?;
-    let sampling = sampling(&fields, &shared.ready()?.frontend)?;
-    let options = Options {
-        max_tokens: Some(budget(&fields, &["max_output_tokens"], 1, &shared.config)?),
-        sampling: Some(sampling),
-        think: effort(&fields.object("reasoning")?, "effort")?.unwrap_or(false),
-        ..Options::default()
-    };
-    let ask = Ask { messages: conversation(&fields)?, images: None, options, form: None };
-    let stream = fields.flag("stream")?.unwrap_or(false);
-    for name in ["store", "metadata", "user"] {
+    fields.count("n", 1, 1)?;
+    let (form, tools) = (Form::responses(&fields)?, Tools::responses(&fields)?);
+    tools::refuse_form(form.is_some(), &tools)?;
+    let names = tools.as_ref().and_then(Tools::names);
+    let mut writing = Writing::of(&fields, form, &shared.ready()?.frontend)?;
+    writing.hold.tools = tools;
+    let thinking = Thinking::effort(&fields.object("reasoning")?, "effort")?.unwrap_or_default();
+    writing.options.max_tokens = Some(budget(&fields, &["max_output_tokens"], 1, &shared.config)?);
+    writing.options.think = thinking.asked;
+    writing.hold.thought = thinking.budget;
+    let seed = writing.seed();
+    let Writing { options, hold, stream, .. } = writing;
+    let ask = Ask { messages: conversation(&fields)?, images: None, options, hold };
+    for name in ["store", "metadata"] {
         fields.get(name);
     }
+    let offered = {
+        let given = |name: &str, other: Value| fields.get(name).cloned().unwrap_or(other);
+        (given("tools", json!([])), given("tool_choice", json!("auto")))
+    };
     let ignored = fields.ignored();
     drop(fields);
-    let seed = sampling.seed;
     let running =
         submit(&shared, owner, 1, move |frontend, shared| Ok(repeat(ask.prepare(frontend, shared)?, 1, seed))).await?;
     let shape = Shape {
@@ -49,43 +52,69 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
         thought: id("rs_"),
         model: shared.config.model.clone(),
         created: now(),
+        call: (id("fc_"), id("call_")),
+        offered,
     };
     if stream {
-        let events = Events { shape, number: 0, thought: false, message: false };
-        return Ok(tell_ignored(stream::respond(running, events), &ignored));
+        let events =
+            Events { shape, number: 0, thought: false, message: false, turn: Turn::new(&names), text: String::new() };
+        return Ok(warn_of_tools(tell_ignored(stream::respond(running, events), &ignored), &names));
     }
     let outcomes = running.gather().await?;
     let outcome = outcomes.first().ok_or_else(|| Failure::engine("there is no answer"))?;
-    Ok(respond(&shape.response(Some(outcome)), &ignored))
+    let (text, call) = Turn::whole(&names, &outcome.answer);
+    Ok(warn_of_tools(respond(&shape.response(Some((outcome, &text, call.as_ref()))), &ignored), &names))
 }
 
 /// Instructions and input, in the words of a chat.
 fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
-    let mut messages = Vec::new();
+    let mut history = History::default();
     if let Some(text) = fields.text("instructions")? {
-        messages.push(Message::system(text));
+        history.messages.push(Message::system(text));
     }
     match fields.get("input") {
-        Some(Value::String(text)) => messages.push(Message::user(text.clone())),
+        Some(Value::String(text)) => history.messages.push(Message::user(text.clone())),
         Some(Value::Array(list)) if !list.is_empty() => {
             for (at, item) in list.iter().enumerate() {
-                match item["type"].as_str() {
-                    None | Some("message") => {}
-                    // What was thought before isn't part of the conversation.
-                    Some("reasoning") => continue,
-                    Some(_) => return Err(fields.wrong(&format!("input[{at}].type"), "it must be message")),
-                }
-                let mut item = item.clone();
-                if let Some(parts) = item.get_mut("content").and_then(Value::as_array_mut) {
-                    parts.iter_mut().for_each(rename);
-                }
-                let message = Message::from_value(&item, &format!("input[{at}]"));
-                messages.push(message.map_err(medgemma_engine::Error::from)?);
+                let place = format!("input[{at}]");
+                let wrong = || Failure::field(&format!("{place}.type"), "it must be message or a function's");
+                let Some(message) = in_chat(item).ok_or_else(wrong)? else { continue };
+                history.add(&message, &place, |_| Ok(()))?;
             }
         }
         _ => return Err(fields.wrong("input", "it must be a text or a list of messages")),
     }
-    Ok(messages)
+    match history.messages.is_empty() {
+        true => Err(fields.wrong("input", "there is no message in it")),
+        false => Ok(history.messages),
+    }
+}
+
+/// An item as a chat's message, `Some(None)` where it is none; `None` when it can't be used.
+#[allow(clippy::option_option, reason = "not used and not usable are different things")]
+fn in_chat(item: &Value) -> Option<Option<Value>> {
+    match item["type"].as_str() {
+        None | Some("message") => {
+            let mut item = item.clone();
+            if let Some(parts) = item.get_mut("content").and_then(Value::as_array_mut) {
+                parts.iter_mut().for_each(rename);
+            }
+            Some(Some(item))
+        }
+        // What was thought before isn't part of the conversation.
+        Some("reasoning") => Some(None),
+        Some("function_call") => {
+            let function = json!({"name": item["name"], "arguments": item["arguments"]});
+            let call = json!({"id": item["call_id"], "function": function});
+            Some(Some(json!({"role": "assistant", "content": null, "tool_calls": [call]})))
+        }
+        Some("function_call_output") => {
+            let mut output = item["output"].clone();
+            output.as_array_mut().into_iter().flatten().for_each(rename);
+            Some(Some(json!({"role": "tool", "tool_call_id": item["call_id"], "content": output})))
+        }
+        Some(_) => None,
+    }
 }
 
 /// Gives a part of a message its name in a chat.
@@ -107,7 +136,14 @@ struct Shape {
     thought: String,
     model: String,
     created: u64,
+    /// The names of a call: the item's, and the call's own.
+    call: (String, String),
+    /// The functions and the choice among them, as they came.
+    offered: (Value, Value),
 }
+
+/// An answer: its outcome, its text, or the function that it calls.
+type Answer<'a> = (&'a Outcome, &'a str, Option<&'a Call>);
 
 impl Shape {
     fn part(text: &str) -> Value {
@@ -125,15 +161,23 @@ impl Shape {
         })
     }
 
-    /// The whole, or, without an outcome, its beginning.
-    fn response(&self, outcome: Option<&Outcome>) -> Value {
+    fn function_call(&self, call: &Call, status: &str) -> Value {
+        let arguments = if status == "completed" { call.arguments.to_string() } else { String::new() };
+        json!({
+            "type": "function_call", "id": self.call.0, "call_id": self.call.1, "name": call.name,
+            "arguments": arguments, "status": status,
+        })
+    }
+
+    /// The whole, or, without an answer, its beginning.
+    fn response(&self, answer: Option<Answer<'_>>) -> Value {
         let mut response = json!({
             "id": self.id, "object": "response", "created_at": self.created, "model": self.model, "status": "in_progress",
             "error": null, "incomplete_details": null, "output": [], "parallel_tool_calls": false,
-            "tool_choice": "none", "tools": [], "usage": null, "store": false,
+            "tool_choice": self.offered.1, "tools": self.offered.0, "usage": null, "store": false,
         });
-        let Some(outcome) = outcome else { return response };
-        let whole = matches!(outcome.end, Some(End::Stop | End::StopString));
+        let Some((outcome, text, call)) = answer else { return response };
+        let whole = call.is_some() || matches!(outcome.end, Some(End::Stop | End::StopString));
         let status = if whole { "completed" } else { "incomplete" };
         response["status"] = json!(status);
         if !whole {
@@ -146,7 +190,10 @@ impl Shape {
         if !outcome.thought.is_empty() {
             output.push(self.thought(&outcome.thought));
         }
-        output.push(self.message(status, vec![Self::part(&outcome.answer)]));
+        output.push(match call {
+            Some(call) => self.function_call(call, "completed"),
+            None => self.message(status, vec![Self::part(text)]),
+        });
         response["output"] = Value::Array(output);
         response["usage"] = json!({
             "input_tokens": outcome.prompt_tokens, "output_tokens": outcome.new_tokens,
@@ -164,6 +211,9 @@ struct Events {
     /// Whether the thought, and the message, have begun.
     thought: bool,
     message: bool,
+    turn: Turn,
+    /// The text so far.
+    text: String,
 }
 
 impl Events {
@@ -179,6 +229,47 @@ impl Events {
             let item = self.shape.thought(&outcome.thought);
             self.tell("response.output_item.done", json!({"output_index": 0, "item": item}), out);
         }
+    }
+
+    fn show(&mut self, text: &str, outcome: &Outcome, out: &mut String) {
+        self.open_message(outcome, out);
+        self.text.push_str(text);
+        let at = usize::from(self.thought);
+        let place = json!({
+            "item_id": self.shape.message, "output_index": at, "content_index": 0, "delta": text, "logprobs": [],
+        });
+        self.tell("response.output_text.delta", place, out);
+    }
+
+    /// A call of a function, whole.
+    fn call(&mut self, call: &Call, outcome: &Outcome, out: &mut String) {
+        self.close_thought(outcome, out);
+        let at = usize::from(self.thought);
+        let item = self.shape.function_call(call, "in_progress");
+        self.tell("response.output_item.added", json!({"output_index": at, "item": item}), out);
+        let place = json!({"item_id": self.shape.call.0, "output_index": at});
+        let (mut delta, mut done) = (place.clone(), place);
+        delta["delta"] = json!(call.arguments.to_string());
+        (done["arguments"], done["name"]) = (delta["delta"].clone(), json!(call.name));
+        self.tell("response.function_call_arguments.delta", delta, out);
+        self.tell("response.function_call_arguments.done", done, out);
+        let item = self.shape.function_call(call, "completed");
+        self.tell("response.output_item.done", json!({"output_index": at, "item": item}), out);
+    }
+
+    /// The last of the message.
+    fn close_message(&mut self, outcome: &Outcome, out: &mut String) {
+        self.open_message(outcome, out);
+        let at = usize::from(self.thought);
+        let place = json!({"item_id": self.shape.message, "output_index": at, "content_index": 0});
+        let mut text = place.clone();
+        (text["text"], text["logprobs"]) = (json!(self.text), json!([]));
+        self.tell("response.output_text.done", text, out);
+        let mut part = place;
+        part["part"] = Shape::part(&self.text);
+        self.tell("response.content_part.done", part, out);
+        let item = self.shape.response(Some((outcome, &self.text, None)))["output"][at].take();
+        self.tell("response.output_item.done", json!({"output_index": at, "item": item}), out);
     }
 
     fn open_message(&mut self, outcome: &Outcome, out: &mut String) {
@@ -216,30 +307,28 @@ impl Writer for Events {
                 json!({"item_id": self.shape.thought, "output_index": 0, "content_index": 0, "delta": piece.thought});
             self.tell("response.reasoning_text.delta", place, out);
         }
-        if !piece.answer.is_empty() {
-            self.open_message(outcome, out);
-            let at = usize::from(self.thought);
-            let place = json!({
-                "item_id": self.shape.message, "output_index": at, "content_index": 0, "delta": piece.answer, "logprobs": [],
-            });
-            self.tell("response.output_text.delta", place, out);
+        let text = self.turn.push(&piece.answer);
+        if !text.is_empty() {
+            self.show(&text, outcome, out);
         }
     }
 
     fn end(&mut self, outcomes: &[Outcome], out: &mut String) {
         let Some(outcome) = outcomes.first() else { return };
-        self.open_message(outcome, out);
-        let at = usize::from(self.thought);
-        let place = json!({"item_id": self.shape.message, "output_index": at, "content_index": 0});
-        let mut text = place.clone();
-        (text["text"], text["logprobs"]) = (json!(outcome.answer), json!([]));
-        self.tell("response.output_text.done", text, out);
-        let mut part = place;
-        part["part"] = Shape::part(&outcome.answer);
-        self.tell("response.content_part.done", part, out);
-        let response = self.shape.response(Some(outcome));
-        let item = response["output"][at].clone();
-        self.tell("response.output_item.done", json!({"output_index": at, "item": item}), out);
+        let call = match self.turn.end() {
+            Rest::Call(call) => {
+                self.call(&call, outcome, out);
+                Some(call)
+            }
+            Rest::Text(text) => {
+                if !text.is_empty() {
+                    self.show(&text, outcome, out);
+                }
+                self.close_message(outcome, out);
+                None
+            }
+        };
+        let response = self.shape.response(Some((outcome, &self.text, call.as_ref())));
         let kind = if response["status"] == "completed" { "response.completed" } else { "response.incomplete" };
         self.tell(kind, json!({"response": response}), out);
         // OpenAI's stream ends with the last event.

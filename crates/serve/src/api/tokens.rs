@@ -1,5 +1,6 @@
 //! Text to token ids and back.
 
+use super::options::Hold;
 use super::{Ask, check_model, read, respond};
 use crate::failure::Failure;
 use crate::server::Shared;
@@ -20,7 +21,7 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
         let ids = match fields.get("messages") {
             Some(messages) => {
                 let messages = Message::list(messages).map_err(medgemma_engine::Error::from)?;
-                let ask = Ask { messages, images: None, options: Options::default(), form: None };
+                let ask = Ask { messages, images: None, options: Options::default(), hold: Hold::default() };
                 ask.prepare(&frontend, &of)?.ids().to_vec()
             }
             None => {

@@ -1,0 +1,64 @@
+//! Every route. `openapi` describes each of them; a test compares the two.
+
+use crate::api;
+use crate::docs;
+use crate::server::Shared;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use serde_json::json;
+use std::sync::Arc;
+
+/// A route.
+pub(crate) struct Route {
+    /// Its path, as axum writes it.
+    pub(crate) path: &'static str,
+    /// Its method, as OpenAPI writes it: `get` or `post`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the router's own methods can't be asked"))]
+    pub(crate) method: &'static str,
+    pub(crate) answer: MethodRouter<Arc<Shared>>,
+}
+
+/// All of them, but the workbench's files.
+pub(crate) fn all() -> Vec<Route> {
+    let gets: [(&str, MethodRouter<Arc<Shared>>); 10] = [
+        ("/health", get(health)),
+        ("/metrics", get(metrics)),
+        ("/docs", get(docs::page)),
+        ("/openapi.json", get(docs::text)),
+        ("/v1/models", get(api::models::list)),
+        ("/v1/models/{*id}", get(api::models::one)),
+        ("/tokenizer_info", get(api::tokens::info)),
+        ("/api/tags", get(api::ollama::tags)),
+        ("/api/ps", get(api::ollama::ps)),
+        ("/api/version", get(api::ollama::version)),
+    ];
+    let posts: [(&str, MethodRouter<Arc<Shared>>); 12] = [
+        ("/v1/chat/completions", post(api::chat::handle)),
+        ("/v1/completions", post(api::completions::handle)),
+        ("/v1/responses", post(api::responses::handle)),
+        ("/v1/embeddings", post(api::embeddings::handle)),
+        ("/v1/messages", post(api::messages::handle)),
+        ("/tokenize", post(api::tokens::tokenize)),
+        ("/detokenize", post(api::tokens::detokenize)),
+        ("/api/chat", post(api::ollama::chat)),
+        ("/api/generate", post(api::ollama::generate)),
+        ("/api/show", post(api::ollama::show)),
+        ("/api/embed", post(api::ollama::embed)),
+        ("/api/embeddings", post(api::ollama::embed)),
+    ];
+    let gets = gets.into_iter().map(|(path, answer)| Route { path, method: "get", answer });
+    gets.chain(posts.into_iter().map(|(path, answer)| Route { path, method: "post", answer })).collect()
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.ready() {
+        Ok(_) => crate::failure::answer(StatusCode::OK, &json!({"status": "ok"})),
+        Err(failure) => failure.into_response(),
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> String {
+    shared.metrics.text()
+}
