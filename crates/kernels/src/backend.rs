@@ -23,7 +23,7 @@ pub const BLOCK: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WeightFormat {
     /// As the file stores it: float types stay exact (activations in f32), quantized blocks keep their exact
-    /// dequantized values (activations may be quantized to 8 bits in groups of 32).
+    /// dequantized values (activations may be quantized to 8 bits in groups of 32, or of 128 for K-quants).
     #[default]
     Stored,
     /// f32 values, exact for every stored type.

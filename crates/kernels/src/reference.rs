@@ -14,11 +14,12 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// Rounds activations as the integer kernels do: each 32 elements of a row share the scale max|x| / 127, and become
-/// the nearest multiple of it (ties to even). A last group may be shorter.
-pub fn quantize_activations(x: &[f32], k: usize) -> Vec<f32> {
+/// Rounds activations as the integer kernels do: each `span` elements of a row (32, or 128 for weights whose groups'
+/// scales are integers) share the scale max|x| / 127, and become the nearest multiple of it (ties to even). A last span
+/// may be shorter.
+pub fn quantize_activations(x: &[f32], k: usize, span: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len());
-    for group in x.chunks_exact(k).flat_map(|row| row.chunks(32)) {
+    for group in x.chunks_exact(k).flat_map(|row| row.chunks(span)) {
         let max = group.iter().fold(0f32, |max, v| max.max(v.abs()));
         let scale = max / 127.0;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -174,15 +175,16 @@ mod tests {
 
     #[test]
     fn activations_round_to_127_steps() {
-        assert_eq!(quantize_activations(&[127.0, 2.5, 3.5, -63.2], 4), [127.0, 2.0, 4.0, -63.0]);
-        assert_eq!(quantize_activations(&[0.0; 3], 3), [0.0; 3]);
-        // Each group has a scale of its own.
+        assert_eq!(quantize_activations(&[127.0, 2.5, 3.5, -63.2], 4, 32), [127.0, 2.0, 4.0, -63.0]);
+        assert_eq!(quantize_activations(&[0.0; 3], 3, 32), [0.0; 3]);
+        // Each span has a scale of its own.
         let mut x = [1.0; 34];
         x[32] = 254.0;
         x[33] = 5.0;
-        let rounded = quantize_activations(&x, 34);
+        let rounded = quantize_activations(&x, 34, 32);
         close(&rounded[..32], &[1.0; 32]);
         assert_eq!(rounded[32..], [254.0, 4.0]);
+        assert_eq!(quantize_activations(&x, 34, 256)[..], [[0.0; 32].as_slice(), &[254.0, 4.0]].concat());
     }
 
     #[test]

@@ -38,7 +38,7 @@ use store::Store;
 /// The host's processor, with a pool of threads.
 ///
 /// Weights of groups that don't divide a row (Q8 and Q4: 32 elements, NF4: 64) are held as the file stores them.
-/// Products with integer formats round the activations to 8 bits in groups of 32.
+/// Products with integer formats round the activations to 8 bits in groups of 32, or of 128 for K-quants.
 pub struct CpuBackend {
     pool: Pool,
     isa: Found,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The instruction sets this machine has.
 pub(crate) fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512].into_iter().filter(|isa| isa.is_available())
+    [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Amx].into_iter().filter(|isa| isa.is_available())
 }
 
 /// Repeatable pseudo-random numbers (xorshift).
@@ -84,8 +84,13 @@ pub(crate) fn rounds(dtype: DType) -> bool {
     !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::Nf4)
 }
 
+/// How many activations share a scale in products with this type, when they are rounded.
+pub(crate) fn span(dtype: DType) -> Option<usize> {
+    rounds(dtype).then_some(if dtype.block_len() == 256 { 128 } else { 32 })
+}
+
 /// Where the f16 scales and minimums of a block are.
-fn halves(dtype: DType) -> &'static [usize] {
+pub(crate) fn halves(dtype: DType) -> &'static [usize] {
     match dtype {
         DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl | DType::Iq4Xs => &[0],
         DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],

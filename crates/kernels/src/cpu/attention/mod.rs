@@ -13,7 +13,7 @@ use super::cache::{Blocks, CpuCache, Element, Layout};
 use super::matmul::Tiling;
 use super::memory::{Buffer, Parts};
 use super::pool::Pool;
-use super::simd::{Found, Isa, LANES};
+use super::simd::{Found, LANES};
 use crate::backend::{BLOCK, Rows, Step};
 use kernels::{Accumulate, BLOCKS, SPAN, Scores, Softmax, VECTORS, Weigh};
 use std::ops::Range;
@@ -150,7 +150,7 @@ impl TileOf<'_> {
     fn run<A: Arithmetic>(&self, data: &[A::Stored], scratch: &mut [f32], out: &Parts<'_, f32>) {
         let Self { isa, queries, layout, .. } = *self;
         let (dim, padded, count) = (layout.head_dim, layout.padded, self.count());
-        let wide = isa.isa() == Isa::Avx512;
+        let wide = isa.is_wide();
         let tiling = Tiling::new(count, if wide { &[1, 2, 4, 8, 12] } else { &[1, 2, 4, 6] });
 
         let (q, rest) = scratch.split_at_mut(TASK * dim);

@@ -71,20 +71,31 @@ pub(crate) unsafe fn products<
                     // SAFETY: as above.
                     at[p] = unsafe { &*w[p].add(j * 192).cast() };
                 }
-                let mut first = [s.load_w6::<0>(&at[0][0], &at[0][2]); NP];
-                let mut second = [s.load_w6::<1>(&at[0][1], &at[0][2]); NP];
+                let mut held = [s.load_w6::<0>(&at[0][0], &at[0][2]); NP];
                 for p in 1..NP {
-                    first[p] = s.load_w6::<0>(&at[p][0], &at[p][2]);
-                    second[p] = s.load_w6::<1>(&at[p][1], &at[p][2]);
+                    held[p] = s.load_w6::<0>(&at[p][0], &at[p][2]);
                 }
                 for r in 0..ROWS {
                     for p in 0..NP {
-                        products[r][p] = s.dot6(s.dot6(products[r][p], first[p].0, x[0][r]), first[p].1, x[1][r]);
+                        products[r][p] = s.dot6(products[r][p], held[p].0, x[0][r]);
                     }
                 }
                 for r in 0..ROWS {
                     for p in 0..NP {
-                        products[r][p] = s.dot6(s.dot6(products[r][p], second[p].0, x[2][r]), second[p].1, x[3][r]);
+                        products[r][p] = s.dot6(products[r][p], held[p].1, x[1][r]);
+                    }
+                }
+                for p in 0..NP {
+                    held[p] = s.load_w6::<1>(&at[p][1], &at[p][2]);
+                }
+                for r in 0..ROWS {
+                    for p in 0..NP {
+                        products[r][p] = s.dot6(products[r][p], held[p].0, x[2][r]);
+                    }
+                }
+                for r in 0..ROWS {
+                    for p in 0..NP {
+                        products[r][p] = s.dot6(products[r][p], held[p].1, x[3][r]);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Products in bf16: activations are rounded to it, products summed in f32, over 256 k at a time as in the float kernels.
 #![allow(unsafe_code)]
 
-use super::tiling::{MAX_ROWS, Tile, Tiling};
+use super::tiling::{MAX_ROWS, SQUARE, Tile, Tiling};
 use crate::cpu::Error;
 use crate::cpu::memory::{Buffer, Parts};
 use crate::cpu::pack::Segment;
@@ -14,7 +14,11 @@ pub(crate) const PANELS: usize = 2;
 /// k that are summed before they are added to the rest.
 const DEPTH: usize = 256;
 
-/// Tiles of rows rounded to bf16: `[k / 2][rows of the tile]` pairs each.
+/// k of one instruction of AMX.
+pub(crate) const STEP: usize = 32;
+
+/// Tiles of rows rounded to bf16: `[k / 2][rows of the tile]` pairs each; for AMX `[k / 32][rows][16]`, the last filled up
+/// with zeros.
 #[derive(Debug)]
 pub(crate) struct Pairs(Buffer<u32>);
 
@@ -25,6 +29,7 @@ impl Pairs {
 
     /// Makes room for rows of `k` elements, an even number.
     pub(crate) fn reserve(&mut self, k: usize) -> Result<(), Error> {
+        let k = k.checked_next_multiple_of(STEP).ok_or(Error::TooLarge)?;
         self.0.grow((k / 2).checked_mul(MAX_ROWS).ok_or(Error::TooLarge)?)
     }
 
@@ -33,10 +38,18 @@ impl Pairs {
         let out = Parts::new(&mut self.0);
         pool.run(tiling.len(), &|i, _| {
             let Tile { first, rows, padded } = tiling.get(i);
+            let depth = if tiling.is_square() { STEP / 2 } else { 1 };
+            let pairs = (k / 2).next_multiple_of(depth);
             // SAFETY: tiles don't overlap.
-            let out = unsafe { out.part(first * (k / 2)..(first + padded) * (k / 2)) };
-            isa.run16(PackTile { x: &x[first * k..(first + rows) * k], k, padded, out });
+            let out = unsafe { out.part(first * pairs..(first + padded) * pairs) };
+            isa.run16(PackTile { x: &x[first * k..(first + rows) * k], k, padded, depth, out });
         });
+    }
+
+    /// `steps` steps of AMX's tile from `start`, a multiple of one.
+    pub(crate) fn steps(&self, tile: Tile, k: usize, start: usize, steps: usize) -> &[u32] {
+        let row = k.next_multiple_of(STEP) / 2;
+        &self.0[tile.first * row + start / 2 * SQUARE..][..steps * SQUARE * STEP / 2]
     }
 
     fn tile(&self, tile: Tile, k: usize, start: usize, len: usize) -> &[u32] {
@@ -49,26 +62,29 @@ struct PackTile<'a> {
     x: &'a [f32],
     k: usize,
     padded: usize,
+    /// Pairs of a row that lie side by side.
+    depth: usize,
     out: &'a mut [u32],
 }
 
 impl Kernel16 for PackTile<'_> {
     #[inline(always)]
     fn run<S: Products16>(self, s: S) {
-        let Self { x, k, padded, out } = self;
+        let Self { x, k, padded, depth, out } = self;
         let rows = x.len() / k;
+        if rows < padded || !(k / 2).is_multiple_of(depth) {
+            out.fill(0);
+        }
         for (r, row) in x.chunks_exact(k).enumerate() {
             for (i, values) in row.chunks(LANES).enumerate() {
                 let mut lanes = [0f32; LANES];
                 lanes[..values.len()].copy_from_slice(values);
                 let pairs = s.to_pairs(s.load(&lanes));
                 for (j, &pair) in pairs[..values.len() / 2].iter().enumerate() {
-                    out[(i * LANES / 2 + j) * padded + r] = pair;
+                    let i = i * LANES / 2 + j;
+                    out[(i / depth * padded + r) * depth + i % depth] = pair;
                 }
             }
-        }
-        for r in rows..padded {
-            out.iter_mut().skip(r).step_by(padded).for_each(|out| *out = 0);
         }
     }
 }

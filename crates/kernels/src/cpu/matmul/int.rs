@@ -1,16 +1,16 @@
-//! Products with integer weights: the activations are rounded to 8 bits in groups of 32, groups are multiplied in
+//! Products with integer weights whose groups have scales of their own: the activations are rounded to 8 bits in groups of 32, groups are multiplied in
 //! integers, exactly, and their sums added in f32, group after group.
 #![allow(unsafe_code)]
 
 use super::activations::{IntTile, Ints as Activations};
 use super::group;
 use super::tiling::Tiling;
-use crate::cpu::pack::{Bits, GROUP, Ints, RECORD, Scales, Segment};
+use crate::cpu::pack::{Bits, GROUP, Ints, RECORD, Segment};
 use crate::cpu::simd::{Found, Kernel, LANES, Simd};
 use std::ops::Range;
 
 /// Scales of a record of one panel, widened: `[groups][LANES]`.
-type Widened = [[f32; LANES]; RECORD / 16];
+type Widened = [[f32; LANES]; RECORD / GROUP];
 
 /// Adds up `panels` of a segment for all tiles; `c` is `[group of np panels][tile][row][panel][LANES]`.
 pub(crate) fn accumulate(
@@ -24,8 +24,8 @@ pub(crate) fn accumulate(
     panels: Range<usize>,
     c: &mut [f32],
 ) {
-    let mut scales = [[[0f32; LANES]; RECORD / 16]; 4];
-    let mut mins = [[[0f32; LANES]; RECORD / 16]; 4];
+    let mut scales = [[[0f32; LANES]; RECORD / GROUP]; 4];
+    let mut mins = [[[0f32; LANES]; RECORD / GROUP]; 4];
     let mut at = 0;
     for start in (0..k).step_by(RECORD) {
         let len = RECORD.min(k - start);
@@ -72,8 +72,6 @@ pub(crate) fn accumulate(
                 match (ints.bits, ints.mins, ints.group) {
                     (Bits::Four, false, 32) => call.tile::<4, false, 32>(isa, tile.padded, np),
                     (Bits::Four, true, 32) => call.tile::<4, true, 32>(isa, tile.padded, np),
-                    (Bits::Six, false, 16) => call.tile::<6, false, 16>(isa, tile.padded, np),
-                    (Bits::Six, true, 16) => call.tile::<6, true, 16>(isa, tile.padded, np),
                     (Bits::Six, false, 32) => call.tile::<6, false, 32>(isa, tile.padded, np),
                     (Bits::Six, true, 32) => call.tile::<6, true, 32>(isa, tile.padded, np),
                     (Bits::Eight, false, 32) => call.tile::<8, false, 32>(isa, tile.padded, np),
@@ -100,36 +98,15 @@ impl Kernel for WidenScales<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { ints, held, groups, scales, mins } = self;
-        assert!(groups <= RECORD / 16 && held.len() >= ints.scale_bytes(groups * ints.group));
+        assert!(groups <= RECORD / GROUP && held.len() >= ints.scale_bytes(groups * ints.group));
         let halves = |i: usize| -> S::F {
             // SAFETY: the i-th LANES f16 of the record, which begins at a cache line; the caller stays inside `held`.
             s.load_f16(unsafe { &*held.as_ptr().cast::<[u16; LANES]>().add(i) })
         };
-        match ints.scales {
-            Scales::Half => {
-                for g in 0..groups {
-                    s.store(halves(g), &mut scales[g]);
-                    if ints.mins {
-                        s.store(halves(groups + g), &mut mins[g]);
-                    }
-                }
-            }
-            Scales::Super => {
-                let first = 2 * LANES * if ints.mins { 2 } else { 1 };
-                let factors = |i: usize| -> S::F {
-                    // SAFETY: the i-th LANES bytes after the f16 factors, inside `held` as asserted.
-                    s.load_i8(unsafe { &*held.as_ptr().add(first + i * LANES).cast() })
-                };
-                let scale = halves(0);
-                for (g, out) in scales[..groups].iter_mut().enumerate() {
-                    s.store(s.mul(scale, factors(g)), out);
-                }
-                if ints.mins {
-                    let min = halves(1);
-                    for (g, out) in mins[..groups].iter_mut().enumerate() {
-                        s.store(s.mul(min, factors(groups + g)), out);
-                    }
-                }
+        for g in 0..groups {
+            s.store(halves(g), &mut scales[g]);
+            if ints.mins {
+                s.store(halves(groups + g), &mut mins[g]);
             }
         }
     }
@@ -185,7 +162,7 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize,
         }
         let k = groups * WIDTH;
         let weights = k * LANES * BITS / 8;
-        assert!(c.len() == ROWS * NP * LANES && groups <= RECORD / 16 && w[..NP].iter().all(|w| w.len() == weights));
+        assert!(c.len() == ROWS * NP * LANES && groups <= RECORD / GROUP && w[..NP].iter().all(|w| w.len() == weights));
         assert!(x.quads.len() == k / 4 * ROWS && x.scales.len() == k / GROUP * ROWS);
         assert!(x.minus8.len() == groups * ROWS && x.total.len() == groups * ROWS);
         let bytes = WIDTH * LANES * BITS / 8;

@@ -9,17 +9,22 @@ mod activations;
 mod float;
 mod group;
 mod half;
+#[cfg(target_arch = "x86_64")]
+mod half_tiles;
 mod int;
+mod record;
 mod stream;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod tiling;
 
 use super::Error;
 use super::math;
 use super::memory::{Buffer, Parts};
-use super::pack::{CpuWeight, Layout, Segment};
+use super::pack::{CpuWeight, GROUP, Layout, Scales, Segment};
 use super::pool::Pool;
-use super::simd::{Found, Isa, Kernel, LANES, Simd};
-use activations::{Floats, Ints};
+use super::simd::{Found, Kernel, LANES, Simd};
+use activations::{Floats, Ints, SPAN};
 use half::Pairs;
 use tiling::MAX_ROWS;
 pub(crate) use tiling::Tiling;
@@ -40,7 +45,9 @@ pub(crate) enum Finish<'a> {
 pub(crate) struct Scratch {
     floats: Floats,
     pairs: Pairs,
+    /// With a scale for each group; for each span.
     ints: Ints,
+    records: Ints,
     /// Sums of one task for each thread.
     sums: Buffer<f32>,
 }
@@ -50,7 +57,13 @@ const SUMS: usize = MAX_ROWS * TASK * LANES;
 
 impl Scratch {
     pub(crate) const fn new() -> Self {
-        Self { floats: Floats::new(), pairs: Pairs::new(), ints: Ints::new(), sums: Buffer::empty() }
+        Self {
+            floats: Floats::new(),
+            pairs: Pairs::new(),
+            ints: Ints::new(GROUP),
+            records: Ints::new(SPAN),
+            sums: Buffer::empty(),
+        }
     }
 
     /// Makes room for products with `w` on `threads` threads.
@@ -58,6 +71,7 @@ impl Scratch {
         self.sums.grow(threads.checked_mul(SUMS).ok_or(Error::TooLarge)?)?;
         for segment in w.segments() {
             match segment.layout {
+                Layout::Int(ints) if ints.scales == Scales::Super => self.records.reserve(w.k())?,
                 Layout::Int(_) => self.ints.reserve(w.k())?,
                 Layout::Pairs => self.pairs.reserve(w.k())?,
                 _ => self.floats.reserve(w.k())?,
@@ -80,7 +94,7 @@ pub(crate) fn matmul(
     if w.n() == 0 || x.is_empty() {
         return;
     }
-    let rows = tiling::turn(x.len() / w.k());
+    let rows = tiling::turn(x.len() / w.k(), if isa.has_amx() { tiling::SQUARE } else { 12 });
     for (x, out) in x.chunks(rows * w.k()).zip(out.chunks_mut(rows * w.n())) {
         some_rows(pool, isa, scratch, x, w, finish, out);
     }
@@ -98,24 +112,32 @@ fn some_rows(
 ) {
     let (n, k) = (w.n(), w.k());
     let rows = x.len() / k;
-    let wide = isa.isa() == Isa::Avx512;
+    let wide = isa.is_wide();
     let float_tiles = Tiling::new(rows, if wide { &[1, 2, 4, 8, 12] } else { &[1, 2, 4, 6] });
+    let pair_tiles = if isa.has_amx() { Tiling::new(rows, &[tiling::SQUARE]) } else { float_tiles };
     let few = rows <= stream::MAX_ROWS;
     let int_tiles = Tiling::new(
         rows,
         match (few, wide) {
             (true, _) => stream::TILES,
+            _ if isa.has_amx() => &[tiling::SQUARE],
             (_, true) => &[1, 2, 4, 6],
             _ => &[1, 2, 4],
         },
     );
     let is_int = |segment: &Segment| matches!(segment.layout, Layout::Int(_));
-    if w.segments().iter().any(is_int) {
+    let has = |scales: Scales| {
+        w.segments().iter().any(|segment| matches!(segment.layout, Layout::Int(ints) if ints.scales == scales))
+    };
+    if has(Scales::Half) {
         scratch.ints.pack(pool, isa, int_tiles, x, k);
+    }
+    if has(Scales::Super) {
+        scratch.records.pack(pool, isa, int_tiles, x, k);
     }
     let is_pairs = |segment: &Segment| matches!(segment.layout, Layout::Pairs);
     if w.segments().iter().any(is_pairs) {
-        scratch.pairs.pack(pool, isa, float_tiles, x, k);
+        scratch.pairs.pack(pool, isa, pair_tiles, x, k);
     }
     if !w.segments().iter().all(|segment| is_int(segment) || is_pairs(segment)) {
         scratch.floats.pack(pool, float_tiles, x, k);
@@ -123,7 +145,7 @@ fn some_rows(
     // One row has more panels side by side, to have enough sums under way.
     let float_panels = if rows == 1 { 4 } else { 1 + usize::from(wide) };
     let int_panels = if few { 1 } else { 1 + usize::from(wide) };
-    let (floats, pairs, ints) = (&scratch.floats, &scratch.pairs, &scratch.ints);
+    let (floats, pairs, ints, records) = (&scratch.floats, &scratch.pairs, &scratch.ints, &scratch.records);
     let (sums, out) = (Parts::new(&mut scratch.sums), Parts::new(out));
     for segment in w.segments() {
         let np = match segment.layout {
@@ -139,12 +161,28 @@ fn some_rows(
             let sums = unsafe { sums.part(thread * SUMS..(thread + 1) * SUMS) };
             let tiling = match &segment.layout {
                 Layout::Int(layout) if few => {
-                    stream::accumulate(isa, segment, layout, k, ints, int_tiles, range.clone(), sums);
+                    let x = if layout.scales == Scales::Super { records } else { ints };
+                    stream::accumulate(isa, segment, layout, k, x, int_tiles, range.clone(), sums);
+                    int_tiles
+                }
+                #[cfg(target_arch = "x86_64")]
+                Layout::Int(layout) if int_tiles.is_square() => {
+                    let x = if layout.scales == Scales::Super { records } else { ints };
+                    tiles::accumulate(isa, segment, layout, k, x, int_tiles, range.clone(), sums);
+                    int_tiles
+                }
+                Layout::Int(layout) if layout.scales == Scales::Super => {
+                    record::accumulate(isa, segment, layout, k, records, int_tiles, np, range.clone(), sums);
                     int_tiles
                 }
                 Layout::Int(layout) => {
                     int::accumulate(isa, segment, layout, k, ints, int_tiles, np, range.clone(), sums);
                     int_tiles
+                }
+                #[cfg(target_arch = "x86_64")]
+                Layout::Pairs if pair_tiles.is_square() => {
+                    half_tiles::accumulate(isa, segment, k, pairs, pair_tiles, range.clone(), sums);
+                    pair_tiles
                 }
                 Layout::Pairs => {
                     half::accumulate(isa, segment, k, pairs, float_tiles, range.clone(), sums);
@@ -185,23 +223,42 @@ impl Kernel for Write<'_> {
         for row in rows {
             // SAFETY: these columns belong to this task.
             let out = unsafe { out.part(row * n + first..row * n + first + width) };
-            for (panel, out) in out.chunks_mut(LANES).enumerate() {
-                let sums = &sums[(panel / np * tiling.padded() + row) * np + panel % np];
-                let mut lanes = *sums;
-                if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
-                    for (lane, &bias) in lanes.iter_mut().zip(&bias[first + panel * LANES..]) {
-                        *lane += bias;
-                    }
-                }
-                if let Finish::BiasGelu(_) = finish {
-                    let v = math::gelu_tanh(s, s.load(&lanes));
-                    s.store(v, &mut lanes);
-                }
-                match out.as_mut_array::<LANES>() {
-                    Some(out) => *out = lanes,
-                    None => out.copy_from_slice(&lanes[..out.len()]),
-                }
+            let (whole, rest) = out.as_chunks_mut::<LANES>();
+            let at = |panel: usize| (panel / np * tiling.padded() + row) * np + panel % np;
+            let last = whole.len();
+            for (panel, out) in whole.iter_mut().enumerate() {
+                s.store(finish.of(s, s.load(&sums[at(panel)]), first + panel * LANES), out);
             }
+            if !rest.is_empty() {
+                let mut lanes = [0f32; LANES];
+                s.store(finish.of(s, s.load(&sums[at(last)]), first + last * LANES), &mut lanes);
+                rest.copy_from_slice(&lanes[..rest.len()]);
+            }
+        }
+    }
+}
+
+impl Finish<'_> {
+    /// What becomes of the sums of 16 columns from `column`, of which there may be fewer.
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, sums: S::F, column: usize) -> S::F {
+        match self {
+            Self::Store => sums,
+            Self::Bias(bias) => s.add(sums, s.load(&lanes(&bias[column..]))),
+            Self::BiasGelu(bias) => math::gelu_tanh(s, s.add(sums, s.load(&lanes(&bias[column..])))),
+        }
+    }
+}
+
+/// The first values, filled up with zeros.
+#[inline(always)]
+fn lanes(values: &[f32]) -> [f32; LANES] {
+    match values.first_chunk() {
+        Some(lanes) => *lanes,
+        None => {
+            let mut lanes = [0.0; LANES];
+            lanes[..values.len()].copy_from_slice(values);
+            lanes
         }
     }
 }

@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::activations::{IntTile, Ints as Activations};
-use super::group;
 use super::tiling::Tiling;
+use super::{group, record};
 use crate::cpu::pack::{Bits, GROUP, Ints, RECORD, Scales, Segment};
 use crate::cpu::simd::{Found, Kernel, LANES, Simd};
 use std::ops::Range;
@@ -31,11 +31,20 @@ pub(crate) fn accumulate(
     let tile = tiling.get(0);
     for (panel, c) in panels.zip(c.chunks_exact_mut(tile.padded * LANES)) {
         let call = Call { x: x.tile(tile, k, 0, k, ints.group), ints, k, panel: segment.panel(panel), c };
+        if ints.scales == Scales::Super {
+            match (ints.bits, ints.mins, ints.group) {
+                (Bits::Four, true, 32) => call.records::<4, true, 32>(isa, tile.padded),
+                (Bits::Six, true, 32) => call.records::<6, true, 32>(isa, tile.padded),
+                (Bits::Six, false, 16) => call.records::<6, false, 16>(isa, tile.padded),
+                (Bits::Six, true, 16) => call.records::<6, true, 16>(isa, tile.padded),
+                (Bits::Eight, false, 32) => call.records::<8, false, 32>(isa, tile.padded),
+                _ => unreachable!("no stored type is laid out as {ints:?}"),
+            }
+            continue;
+        }
         match (ints.bits, ints.mins, ints.group) {
             (Bits::Four, false, 32) => call.rows::<4, false, 32>(isa, tile.padded),
             (Bits::Four, true, 32) => call.rows::<4, true, 32>(isa, tile.padded),
-            (Bits::Six, false, 16) => call.rows::<6, false, 16>(isa, tile.padded),
-            (Bits::Six, true, 16) => call.rows::<6, true, 16>(isa, tile.padded),
             (Bits::Six, false, 32) => call.rows::<6, false, 32>(isa, tile.padded),
             (Bits::Six, true, 32) => call.rows::<6, true, 32>(isa, tile.padded),
             (Bits::Eight, false, 32) => call.rows::<8, false, 32>(isa, tile.padded),
@@ -63,6 +72,18 @@ impl Call<'_> {
             _ => unreachable!("no tile of {rows} rows"),
         }
     }
+
+    /// As [`Call::rows`], of records that are summed up in integers.
+    fn records<const BITS: usize, const MINS: bool, const WIDTH: usize>(self, isa: Found, rows: usize) {
+        let Self { x, panel, c, .. } = self;
+        match rows {
+            1 => isa.run(record::Stream::<BITS, MINS, WIDTH, 1> { x, panel, ahead: AHEAD, c }),
+            2 => isa.run(record::Stream::<BITS, MINS, WIDTH, 2> { x, panel, ahead: AHEAD, c }),
+            4 => isa.run(record::Stream::<BITS, MINS, WIDTH, 4> { x, panel, ahead: AHEAD, c }),
+            8 => isa.run(record::Stream::<BITS, MINS, WIDTH, 8> { x, panel, ahead: AHEAD, c }),
+            _ => unreachable!("no tile of {rows} rows"),
+        }
+    }
 }
 
 struct Stream<'a, const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize>(Call<'a>);
@@ -77,7 +98,13 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize>
         let Call { x, ints, k, panel, c } = self.0;
         let bytes = WIDTH * LANES * BITS / 8;
         let scale_bytes = ints.scale_bytes(RECORD);
-        assert!(ints.group == WIDTH && ints.bits.count() == BITS && ints.mins == MINS && k.is_multiple_of(GROUP));
+        assert!(
+            ints.scales == Scales::Half
+                && ints.group == WIDTH
+                && ints.bits.count() == BITS
+                && ints.mins == MINS
+                && k.is_multiple_of(GROUP)
+        );
         assert!(c.len() == ROWS * LANES && x.quads.len() == k / 4 * ROWS && x.scales.len() == k / GROUP * ROWS);
         assert!(x.minus8.len() == k / WIDTH * ROWS && x.total.len() == k / WIDTH * ROWS);
         assert!(panel.len() == k / RECORD * ints.record_bytes(RECORD) + ints.record_bytes(k % RECORD));
@@ -89,9 +116,9 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize>
             let groups = (RECORD / WIDTH).min(k / WIDTH - group);
             let scale_bytes = if groups == RECORD / WIDTH { scale_bytes } else { ints.scale_bytes(groups * WIDTH) };
             let weights = record.wrapping_add(scale_bytes);
-            // SAFETY: the record's scales lie before its weights, as `layout` says; both are inside the panel, whose
-            // length was asserted.
-            let scales = unsafe { Held::<S, MINS>::new(s, ints, record, groups) };
+            // The record's scales lie before its weights, as `layout` says; both are inside the panel, whose length was
+            // asserted.
+            let scales = Held::<MINS> { scales: record, mins: record.wrapping_add(groups * LANES * 2) };
             for g in 0..groups {
                 let at = weights.wrapping_add(g * bytes);
                 for line in 0..bytes / 64 + 1 {
@@ -122,50 +149,23 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize, const ROWS: usize>
     }
 }
 
-/// The scales of one record, as they are held.
-struct Held<S: Simd, const MINS: bool> {
-    halves: bool,
-    /// The first group's scales; its minimums.
+/// Where the f16 scales, and minimums, of one record's groups are.
+struct Held<const MINS: bool> {
     scales: *const u8,
     mins: *const u8,
-    /// What all scales, and minimums, are multiplied by where they are bytes.
-    scale: S::F,
-    min: S::F,
 }
 
-impl<S: Simd, const MINS: bool> Held<S, MINS> {
-    /// # Safety
-    /// At `record` lie the scales of `groups` groups of the layout.
-    #[inline(always)]
-    unsafe fn new(s: S, ints: &Ints, record: *const u8, groups: usize) -> Self {
-        let one = s.splat(1.0);
-        if ints.scales == Scales::Half {
-            let mins = record.wrapping_add(groups * LANES * 2);
-            return Self { halves: true, scales: record, mins, scale: one, min: one };
-        }
-        let factors = record.wrapping_add(2 * LANES * if MINS { 2 } else { 1 });
-        // SAFETY: the factors of scales, then those of minimums, are the record's first.
-        let (scale, min) = unsafe {
-            (s.load_f16(&*record.cast()), if MINS { s.load_f16(&*record.add(2 * LANES).cast()) } else { one })
-        };
-        Self { halves: false, scales: factors, mins: factors.wrapping_add(groups * LANES), scale, min }
-    }
-
+impl<const MINS: bool> Held<MINS> {
     /// Scales and minimums of group `g`.
     ///
     /// # Safety
     /// There are more than `g` groups.
     #[inline(always)]
-    unsafe fn get(&self, s: S, g: usize) -> (S::F, S::F) {
-        // SAFETY: `new` was told where they are, and the caller says that there are so many.
+    unsafe fn get<S: Simd>(&self, s: S, g: usize) -> (S::F, S::F) {
+        // SAFETY: the caller says that there are so many.
         unsafe {
-            if self.halves {
-                let min = if MINS { s.load_f16(&*self.mins.add(g * 2 * LANES).cast()) } else { self.min };
-                (s.load_f16(&*self.scales.add(g * 2 * LANES).cast()), min)
-            } else {
-                let min = if MINS { s.mul(self.min, s.load_i8(&*self.mins.add(g * LANES).cast())) } else { self.min };
-                (s.mul(self.scale, s.load_i8(&*self.scales.add(g * LANES).cast())), min)
-            }
+            let scale = s.load_f16(&*self.scales.add(g * 2 * LANES).cast());
+            (scale, if MINS { s.load_f16(&*self.mins.add(g * 2 * LANES).cast()) } else { s.splat(0.0) })
         }
     }
 }

@@ -2,10 +2,10 @@
 //! of rows and threads.
 
 use crate::backend::{Backend, WeightFormat};
-use crate::cpu::testing::{DTYPES, isas, matrix, noise, rounds, tensor};
+use crate::cpu::testing::{DTYPES, isas, matrix, noise, span, tensor};
 use crate::cpu::{CpuBackend, CpuWeight, Isa};
 use crate::reference;
-use medgemma_formats::{DType, Tensor};
+use medgemma_formats::{Bytes, DType, Tensor};
 use proptest::prelude::*;
 
 /// What the backend computes for the rows of `x`.
@@ -19,7 +19,7 @@ fn product(backend: &CpuBackend, x: &[f32], w: &CpuWeight) -> Vec<f32> {
 /// Holds a product to its twin: rounding may cost a few units in the last place of the sum of magnitudes.
 fn check(isa: Isa, tensor: &Tensor, x: &[f32], ours: &[f32]) {
     let k = tensor.cols();
-    let x = if rounds(tensor.dtype) { reference::quantize_activations(x, k) } else { x.to_vec() };
+    let x = span(tensor.dtype).map_or(x.to_vec(), |span| reference::quantize_activations(x, k, span));
     let w = tensor.to_f32().unwrap();
     let exact = reference::matmul(&x, &w, k);
     let magnitude = |v: &[f32]| v.iter().map(|v| v.abs()).collect::<Vec<_>>();
@@ -85,17 +85,19 @@ proptest! {
 /// Products in bf16 are those of activations rounded to it.
 #[test]
 fn products_in_bf16() {
-    for (m, n, k) in [(1, 5, 2), (13, 40, 66), (40, 33, 320), (300, 70, 256), (7, 16, 75)] {
-        let (x, w) = (noise(9, m * k), tensor(10, DType::BF16, n, k));
-        let backend = CpuBackend::new(Some(2));
-        let weight = backend.weight(&[&w], WeightFormat::BF16Products).unwrap();
-        let rounded = matches!(weight.segments()[0].layout, crate::cpu::pack::Layout::Pairs);
-        let x_seen = if rounded { reference::round_bf16(&x) } else { x.clone() };
-        let all = product(&backend, &x, &weight);
-        check(backend.isa(), &w, &x_seen, &all);
-        let alone = CpuBackend::new(Some(1));
-        let one = product(&alone, &x[..k], &alone.weight(&[&w], WeightFormat::BF16Products).unwrap());
-        assert_eq!(one, &all[..n], "rows change bits");
+    for isa in isas() {
+        for (m, n, k) in [(1, 5, 2), (13, 40, 66), (40, 33, 850), (300, 70, 256), (7, 16, 75)] {
+            let (x, w) = (noise(9, m * k), tensor(10, DType::BF16, n, k));
+            let backend = CpuBackend::with_isa(Some(2), isa);
+            let weight = backend.weight(&[&w], WeightFormat::BF16Products).unwrap();
+            let rounded = matches!(weight.segments()[0].layout, crate::cpu::pack::Layout::Pairs);
+            let x_seen = if rounded { reference::round_bf16(&x) } else { x.clone() };
+            let all = product(&backend, &x, &weight);
+            check(isa, &w, &x_seen, &all);
+            let alone = CpuBackend::with_isa(Some(1), isa);
+            let one = product(&alone, &x[..k], &alone.weight(&[&w], WeightFormat::BF16Products).unwrap());
+            assert_eq!(one, &all[..n], "rows change bits");
+        }
     }
 }
 
@@ -126,6 +128,32 @@ fn many_rows_of_mixed_types_with_bias_and_gelu() {
         backend.matmul_bias_gelu(&input, &weight, &bias_vector, &mut out);
         for (ours, sum) in out.as_slice().iter().zip(&expected) {
             assert!((ours - reference::gelu_tanh(*sum)).abs() <= 2e-7 * sum.abs());
+        }
+    }
+}
+
+/// Sums of whole records at their largest: all weights, scales and activations at their ends.
+#[test]
+fn largest_records() {
+    let k = 512;
+    for dtype in DTYPES.into_iter().filter(|dtype| span(*dtype) == Some(128)) {
+        let mut w = tensor(1, dtype, 3, k);
+        for (row, fill) in [0xFFu8, 0x00, 0x80].into_iter().enumerate() {
+            let mut bytes = w.bytes.to_vec();
+            let size = bytes.len() / 3;
+            let halves = crate::cpu::testing::halves(dtype);
+            for (i, byte) in bytes[row * size..(row + 1) * size].iter_mut().enumerate() {
+                if !halves.contains(&(i % dtype.block_bytes() / 2 * 2)) {
+                    *byte = fill;
+                }
+            }
+            w = Tensor::from_parts("w", dtype, vec![3, k], Bytes::from(bytes), None).unwrap();
+        }
+        let x: Vec<f32> = (0..9 * k).map(|i| if i / k % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        for isa in isas() {
+            let backend = CpuBackend::with_isa(Some(1), isa);
+            let weight = backend.weight(&[&w], WeightFormat::Stored).unwrap();
+            check(isa, &w, &x, &product(&backend, &x, &weight));
         }
     }
 }

@@ -1,14 +1,19 @@
 //! How the rows of a product are cut into tiles.
 
+use std::ops::Range;
+
 /// Rows that are multiplied in one go; more are taken in turns. A multiple of every tile, and more than a chunk of 256
 /// tokens.
-pub(crate) const MAX_ROWS: usize = 264;
+pub(crate) const MAX_ROWS: usize = 288;
 
-/// Rows of each turn when there are `rows`, one at least: as few turns as can be, and equally long, because each one reads all
-/// weights.
-pub(crate) fn turn(rows: usize) -> usize {
+/// Rows of a tile of AMX, and its outputs.
+pub(crate) const SQUARE: usize = 16;
+
+/// Rows of each turn, whole tiles, when there are `rows`, one at least: as few turns as can be, and equally long, because
+/// each one reads all weights.
+pub(crate) fn turn(rows: usize, tile: usize) -> usize {
     let turns = rows.div_ceil(MAX_ROWS);
-    rows.div_ceil(turns).next_multiple_of(12)
+    rows.div_ceil(turns).next_multiple_of(tile)
 }
 
 /// Rows in tiles of one size, the last filled up with zeros to the next size that a kernel exists for.
@@ -39,6 +44,12 @@ impl Tiling {
         Self { rows, tile, last }
     }
 
+    /// Whether tiles are those of AMX.
+    pub(crate) fn is_square(&self) -> bool {
+        self.tile == SQUARE
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.rows.div_ceil(self.tile)
     }
@@ -48,10 +59,17 @@ impl Tiling {
         self.rows / self.tile * self.tile + self.last
     }
 
+    #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> Tile {
         let first = i * self.tile;
         let rows = self.tile.min(self.rows - first);
         Tile { first, rows, padded: if rows == self.tile { rows } else { self.last } }
+    }
+
+    /// Runs of tiles of one size, with the rows that kernels compute of each.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let whole = self.rows / self.tile;
+        [(0..whole, self.tile), (whole..self.len(), self.last)].into_iter().filter(|(tiles, _)| !tiles.is_empty())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Tile> + '_ {
@@ -65,19 +83,22 @@ mod tests {
 
     #[test]
     fn turns_are_equal() {
-        assert_eq!(turn(1), 12);
-        assert_eq!(turn(256), 264);
-        assert_eq!(turn(512), 264);
-        assert_eq!(turn(530), 180);
+        assert_eq!(turn(1, 12), 12);
+        assert_eq!(turn(256, 12), 264);
+        assert_eq!(turn(512, 12), 264);
+        assert_eq!(turn(512, 16), 256);
+        assert_eq!(turn(600, 12), 204);
         for rows in 1..3000 {
-            let turn = turn(rows);
-            assert!(turn <= MAX_ROWS && rows.div_ceil(turn) == rows.div_ceil(MAX_ROWS));
+            for tile in [12, 16] {
+                let turn = turn(rows, tile);
+                assert!(turn <= MAX_ROWS && rows.div_ceil(turn) == rows.div_ceil(MAX_ROWS));
+            }
         }
     }
 
     #[test]
     fn tiles_cover_rows_once() {
-        for sizes in [&[1, 2, 4, 8, 12][..], &[1, 2, 4, 6], &[1, 2, 4]] {
+        for sizes in [&[1, 2, 4, 8, 12][..], &[1, 2, 4, 6], &[1, 2, 4], &[SQUARE]] {
             for rows in 1..=MAX_ROWS {
                 let tiling = Tiling::new(rows, sizes);
                 let (mut next, mut padded) = (0, 0);

@@ -74,7 +74,7 @@ pub(crate) enum Scales {
     /// One f16 a group: `[groups][LANES]` scales, then as many minimums.
     Half,
     /// One f16 a record times a signed byte a group: `[LANES]` f16 factors of scales, `[LANES]` f16 factors of minimums,
-    /// `[groups][LANES]` bytes of scales, `[groups][LANES]` bytes of minimums.
+    /// `[groups][LANES]` bytes of scales, `[groups / 2][LANES][2]` bytes of minimums. Records are whole.
     Super,
 }
 

@@ -145,11 +145,16 @@ fn write_scales(ints: &Ints, len: usize, records: &[Record; LANES], to: &mut [u8
             for g in 0..groups {
                 to[factors + g * LANES + lane] = record.scale_factors[g] as u8;
                 if ints.mins {
-                    to[factors + (groups + g) * LANES + lane] = record.min_factors[g] as u8;
+                    to[factors + min(groups, g, lane)] = record.min_factors[g] as u8;
                 }
             }
         }
     }
+}
+
+/// Where the byte of group `g`'s minimum is behind the f16 factors of a record.
+fn min(groups: usize, g: usize, lane: usize) -> usize {
+    groups * LANES + (g / 2 * LANES + lane) * 2 + g % 2
 }
 
 /// Decodes the row in `lane` of a panel, times `by`.
@@ -233,9 +238,9 @@ fn scale(ints: &Ints, len: usize, scales: &[u8], g: usize, lane: usize) -> (f32,
         }
         Scales::Super => {
             let first = 2 * LANES * if ints.mins { 2 } else { 1 };
-            let factor = |i: usize| f32::from(scales[first + i * LANES + lane] as i8);
-            let min = if ints.mins { half(LANES + lane) * factor(groups + g) } else { 0.0 };
-            (half(lane) * factor(g), min)
+            let factor = |i: usize| f32::from(scales[first + i] as i8);
+            let scale = half(lane) * factor(g * LANES + lane);
+            (scale, if ints.mins { half(LANES + lane) * factor(min(groups, g, lane)) } else { 0.0 })
         }
     }
 }

@@ -101,16 +101,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let [a, b] = self.halves(v);
         unsafe { [_mm256_cvtph_ps(a), _mm256_cvtph_ps(b)] }
     }
-    #[inline(always)]
-    fn load_i8(self, v: &[i8; LANES]) -> F {
-        unsafe {
-            let all = _mm_loadu_si128(v.as_ptr().cast());
-            [
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(all))),
-            ]
-        }
-    }
 
     #[inline(always)]
     fn add(self, a: F, b: F) -> F {
@@ -210,6 +200,38 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn splat_i32(self, v: i32) -> I {
         unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+    #[inline(always)]
+    fn widen(self, v: &[i8; LANES]) -> I {
+        unsafe {
+            let all = _mm_loadu_si128(v.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(all))]
+        }
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: &[[i8; 2]; LANES]) -> I {
+        unsafe {
+            [
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(v.as_ptr().cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(v[8..].as_ptr().cast())),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn multiply_add(self, a: I, b: I, c: I) -> I {
+        unsafe {
+            [
+                _mm256_add_epi32(_mm256_mullo_epi32(a[0], b[0]), c[0]),
+                _mm256_add_epi32(_mm256_mullo_epi32(a[1], b[1]), c[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sum: I, w: I, x: i32) -> I {
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            [_mm256_add_epi32(sum[0], _mm256_madd_epi16(w[0], x)), _mm256_add_epi32(sum[1], _mm256_madd_epi16(w[1], x))]
+        }
     }
 
     // Both instructions multiply unsigned by signed bytes. VNNI adds up in 32 bits: 128 is added to the weights, and 128

@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI: one register a vector.
 
+use super::amx;
 use super::{Kernel, Kernel16, LANES, Products16, Simd};
 use std::arch::x86_64::*;
 
@@ -24,6 +25,17 @@ pub(crate) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 pub(crate) unsafe fn run16<K: Kernel16>(kernel: K) {
     kernel.run(Avx512::<true>(()));
+}
+
+/// Runs a kernel with these instructions, AVX-512 BF16 and AMX, and lets the tiles go.
+///
+/// # Safety
+/// The machine has them.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+pub(crate) unsafe fn run_amx<K: amx::Kernel>(kernel: K) {
+    kernel.run(Avx512::<true>(()));
+    // SAFETY: there is AMX.
+    unsafe { amx::release() };
 }
 
 // Every `unsafe` below calls instructions that `self` proves to be there; loads and stores go through references of
@@ -64,10 +76,6 @@ impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
     #[inline(always)]
     fn load_f16(self, v: &[u16; LANES]) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())) }
-    }
-    #[inline(always)]
-    fn load_i8(self, v: &[i8; LANES]) -> __m512 {
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast()))) }
     }
 
     #[inline(always)]
@@ -155,6 +163,22 @@ impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
     #[inline(always)]
     fn splat_i32(self, v: i32) -> __m512i {
         unsafe { _mm512_set1_epi32(v) }
+    }
+    #[inline(always)]
+    fn widen(self, v: &[i8; LANES]) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: &[[i8; 2]; LANES]) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(v.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn multiply_add(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(_mm512_mullo_epi32(a, b), c) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
+        unsafe { _mm512_dpwssd_epi32(sum, w, _mm512_set1_epi32(x)) }
     }
 
     // The instruction multiplies unsigned by signed bytes: 128 is added to the weights, and 128 times the activations

@@ -6,10 +6,15 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
@@ -39,7 +44,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn store(self, v: Self::F, to: &mut [f32; LANES]);
     fn load_bf16(self, v: &[u16; LANES]) -> Self::F;
     fn load_f16(self, v: &[u16; LANES]) -> Self::F;
-    fn load_i8(self, v: &[i8; LANES]) -> Self::F;
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -74,6 +78,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn largest(self, v: Self::F) -> f32;
 
     fn splat_i32(self, v: i32) -> Self::I;
+    /// 16 integers of 8 bits.
+    fn widen(self, v: &[i8; LANES]) -> Self::I;
+    /// 16 pairs of integers of 16 bits, of 8 in memory.
+    fn widen_pairs(self, v: &[[i8; 2]; LANES]) -> Self::I;
+    /// `a · b + c`.
+    fn multiply_add(self, a: Self::I, b: Self::I, c: Self::I) -> Self::I;
+    /// Adds the products of pairs of 16-bit integers with the pair in `x`, the first of it in the low half.
+    fn dot_pairs(self, sum: Self::I, w: Self::I, x: i32) -> Self::I;
     fn load_w8(self, w: &[i8; 64]) -> Self::W8;
     /// Begins a sum of products; `offset` is -128 times the sum of their activations.
     fn start8(self, offset: i32) -> Self::I;
@@ -145,6 +157,8 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same with AMX, for products of many rows.
+    Amx,
 }
 
 impl Isa {
@@ -159,6 +173,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni");
                 return match (wide, is_x86_feature_detected!("avxvnni")) {
+                    (true, _) if is_x86_feature_detected!("avx512bf16") && amx::is_available() => Self::Amx,
                     (true, _) => Self::Avx512,
                     (_, true) => Self::AvxVnni,
                     _ => Self::Avx2,
@@ -178,13 +193,14 @@ impl Isa {
         }
     }
 
-    /// The one `MEDGEMMA_ISA` names (`scalar`, `avx2`, `avxvnni` or `avx512`) where this machine has it, else the best.
+    /// The one `MEDGEMMA_ISA` names (`scalar`, `avx2`, `avxvnni`, `avx512` or `amx`) where this machine has it, else the best.
     pub fn from_env() -> Self {
         let named = match std::env::var("MEDGEMMA_ISA").as_deref() {
             Ok("scalar") => Self::Scalar,
             Ok("avx2") => Self::Avx2,
             Ok("avxvnni") => Self::AvxVnni,
-            _ => Self::Avx512,
+            Ok("avx512") => Self::Avx512,
+            _ => Self::Amx,
         };
         if named.is_available() { named } else { Self::detect() }
     }
@@ -196,6 +212,7 @@ impl Isa {
             Self::Avx2 => "AVX2",
             Self::AvxVnni => "AVX-VNNI",
             Self::Avx512 => "AVX-512 VNNI",
+            Self::Amx => "AMX",
         }
     }
 }
@@ -213,7 +230,7 @@ impl Found {
     pub(crate) fn new(isa: Isa) -> Self {
         let isa = if isa.is_available() { isa } else { Isa::detect() };
         #[cfg(target_arch = "x86_64")]
-        let products16 = isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+        let products16 = isa >= Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         let products16 = false;
         Self { isa, products16 }
@@ -221,6 +238,16 @@ impl Found {
 
     pub(crate) fn isa(self) -> Isa {
         self.isa
+    }
+
+    /// Whether there are 32 registers of 16 lanes.
+    pub(crate) fn is_wide(self) -> bool {
+        self.isa >= Isa::Avx512
+    }
+
+    /// Whether there are tiles of AMX.
+    pub(crate) fn has_amx(self) -> bool {
+        self.isa == Isa::Amx
     }
 
     /// Whether [`Found::run16`] can be called.
@@ -244,13 +271,24 @@ impl Found {
         drop(kernel);
     }
 
+    /// Runs `kernel` with AMX.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn run_amx<K: amx::Kernel>(self, kernel: K) {
+        assert!(self.has_amx() && self.products16, "no AMX here");
+        // SAFETY: the instructions were detected when `self` was made.
+        unsafe { avx512::run_amx(kernel) };
+    }
+
     /// Runs `kernel` as compiled for this instruction set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.isa {
             // SAFETY: the instruction set was detected when `self` was made.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::run(kernel) },
+            Isa::Avx512 | Isa::Amx => unsafe { avx512::run(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => unsafe { avx2::run_vnni(kernel) },

@@ -70,10 +70,6 @@ impl Simd for Scalar {
     fn load_f16(self, v: &[u16; LANES]) -> F {
         v.map(|v| f16::from_bits(v).to_f32())
     }
-    #[inline(always)]
-    fn load_i8(self, v: &[i8; LANES]) -> F {
-        v.map(f32::from)
-    }
 
     #[inline(always)]
     fn add(self, a: F, b: F) -> F {
@@ -147,6 +143,30 @@ impl Simd for Scalar {
     #[inline(always)]
     fn splat_i32(self, v: i32) -> I {
         [v; LANES]
+    }
+    #[inline(always)]
+    fn widen(self, v: &[i8; LANES]) -> I {
+        v.map(i32::from)
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: &[[i8; 2]; LANES]) -> I {
+        v.map(|[low, high]| i32::from(low) & 0xFFFF | i32::from(high) << 16)
+    }
+    #[inline(always)]
+    fn multiply_add(self, a: I, b: I, c: I) -> I {
+        let mut out = c;
+        for (lane, (a, b)) in out.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sum: I, w: I, x: i32) -> I {
+        let mut out = sum;
+        for (lane, w) in out.iter_mut().zip(w) {
+            *lane += i32::from(w as i16) * i32::from(x as i16) + (w >> 16) * (x >> 16);
+        }
+        out
     }
     #[inline(always)]
     fn load_w8(self, w: &[i8; 64]) -> [i8; 64] {

@@ -57,7 +57,14 @@ impl Kernel for Check {
         let brain: [u16; LANES] = std::array::from_fn(|i| bf16::from_f32(wide[i % 8]).to_bits());
         assert_eq!(lanes(s, s.load_bf16(&brain)), brain.map(|h| bf16::from_bits(h).to_f32()));
         let bytes: [i8; LANES] = std::array::from_fn(|i| (i as i8 - 8) * 16);
-        assert_eq!(lanes(s, s.load_i8(&bytes)), bytes.map(f32::from));
+        assert_eq!(lanes(s, s.to_f32(s.widen(&bytes))), bytes.map(f32::from));
+        let pairs: [[i8; 2]; LANES] = std::array::from_fn(|i| [bytes[i], (i as i8) * 16 - 127]);
+        let (w, x) = (s.widen_pairs(&pairs), [-4064i32, 31]);
+        let sum = s.dot_pairs(s.splat_i32(3), w, x[0] & 0xFFFF | x[1] << 16);
+        let expected = pairs.map(|[a, b]| 3 + i32::from(a) * x[0] + i32::from(b) * x[1]);
+        assert_eq!(lanes(s, s.to_f32(sum)), expected.map(|v| v as f32));
+        let sum = s.multiply_add(s.splat_i32(-100_000), s.widen(&bytes), s.splat_i32(7));
+        assert_eq!(lanes(s, s.to_f32(sum)), bytes.map(|b| (7 - 100_000 * i32::from(b)) as f32));
         let fractions = std::array::from_fn(|i| i as f32 * 17.5 - 126.5);
         let rounded = fractions.map(|v: f32| v.round_ties_even() as i8);
         assert_eq!(s.to_i8(s.load(&fractions)), rounded);
