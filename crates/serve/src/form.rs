@@ -165,7 +165,7 @@ fn guided(fields: &Fields, [json, regex, grammar, choice]: Names) -> Result<Opti
 fn text<'a>(fields: &'a Fields, name: &str) -> Result<Option<&'a str>, Failure> {
     match fields.text(name)? {
         Some(text) if text.len() > LONGEST => Err(fields.wrong(name, format!("longer than {LONGEST} bytes"))),
-        text => Ok(text),
+        text => Ok(text.filter(|text| !text.is_empty())),
     }
 }
 

@@ -4,8 +4,9 @@
 use serde_json::{Map, Value, json};
 
 /// Each API's paths and schemas.
-const PARTS: [&str; 5] = [
-    include_str!("openapi/openai.json"),
+const PARTS: [&str; 6] = [
+    include_str!("openapi/chat.json"),
+    include_str!("openapi/completions.json"),
     include_str!("openapi/responses.json"),
     include_str!("openapi/anthropic.json"),
     include_str!("openapi/ollama.json"),

@@ -53,11 +53,12 @@ impl Tools {
         let own = |tool: &Value| tool["type"].as_str().is_none_or(|kind| kind == "custom");
         let tools = list(fields, |tool| own(tool).then(|| (tool, &tool["input_schema"])))?;
         let asked = fields.object("tool_choice")?;
+        let name = asked.text("name")?;
         let choice = match asked.text("type")? {
             None | Some("auto") => Choice::Auto,
             Some("none") => Choice::None,
             Some("any") => Choice::Required,
-            Some("tool") => Choice::Named(asked.text("name")?.unwrap_or_default().to_owned()),
+            Some("tool") => Choice::Named(name.unwrap_or_default().to_owned()),
             Some(_) => return Err(asked.wrong("type", "it must be auto, any, tool or none")),
         };
         offered(fields, tools, choice)
@@ -82,8 +83,8 @@ fn list<'a>(
             let (function, schema) =
                 find(tool).ok_or_else(|| wrong("only functions are supported").code("unsupported_parameter"))?;
             let name = function["name"].as_str().unwrap_or_default();
-            if name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) {
-                return Err(wrong("it must have a name, of 128 bytes at most"));
+            if name.is_empty() || name.len() > NAME || name.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
+                return Err(wrong("it must have a name, of 128 ASCII characters at most"));
             }
             let parameters = match schema {
                 Value::Null => json!({"type": "object"}),
