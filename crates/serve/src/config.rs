@@ -1,7 +1,10 @@
 //! How a server is run.
 
+use crate::cors::Origin;
 use crate::keys::Keys;
+use crate::tls::Tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How a server is run.
@@ -11,6 +14,12 @@ pub struct Config {
     pub address: SocketAddr,
     /// Who may ask; anybody on this machine when `None`.
     pub keys: Option<Keys>,
+    /// What it is known by to clients that ask by TLS; without, it speaks in the clear.
+    pub tls: Option<Tls>,
+    /// Origins whose pages may ask, beside its own.
+    pub origins: Vec<Origin>,
+    /// The audit log's file: made if it isn't there. None is kept when `None`. With keys, each must have a name.
+    pub audit: Option<PathBuf>,
     /// The model's name in the API.
     pub model: String,
     /// Whether the model was trained to think before it answers; `None` when that isn't known.
@@ -37,6 +46,9 @@ impl Config {
         Self {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
             keys: None,
+            tls: None,
+            origins: Vec::new(),
+            audit: None,
             model: model.into(),
             thinks: None,
             in_flight: 80,

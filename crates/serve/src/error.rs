@@ -25,6 +25,22 @@ pub enum Error {
         /// What is wrong, without the keys.
         problem: String,
     },
+    /// TLS can't be spoken.
+    #[error("{}: {problem}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without the key.
+        problem: String,
+    },
+    /// The audit log can't be kept.
+    #[error("the audit log {}: {problem}", path.display())]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The model can't be loaded.
     #[error("{0}")]
     Load(Box<dyn std::error::Error + Send + Sync>),

@@ -1,35 +1,78 @@
 //! Who is let in, before anything of a request is read.
 
+use crate::audit::Entry;
+use crate::cors;
 use crate::failure::Failure;
+use crate::keys::Holder;
 use crate::server::Shared;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
-/// Whose request it is: tells users apart where there are keys.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Owner(pub(crate) u64);
+/// Whose request it is.
+#[derive(Clone, Default)]
+pub(crate) struct Owner {
+    /// Tells users apart where there are keys.
+    pub(crate) id: u64,
+    /// The request's row in the audit log, where there is one.
+    pub(crate) entry: Option<Entry>,
+}
 
 /// Lets a request through, or refuses it.
 pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
-    let response = match admit(&shared, &request) {
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let origin = cors::origin(&shared.config.origins, request.headers()).cloned();
+    if let Some(origin) = &origin
+        && cors::is_preflight(request.method(), request.headers())
+    {
+        let mut response = cors::preflight();
+        cors::allow(origin, &mut response);
+        return response;
+    }
+    let mut response = match admit(&shared, &request).and_then(|holder| enter(&shared, &request, &route, holder)) {
         Ok(owner) => {
+            let entry = owner.entry.clone();
             request.extensions_mut().insert(owner);
-            next.run(request).await
+            let response = next.run(request).await;
+            if let Some(entry) = entry {
+                entry.status(response.status().as_u16());
+            }
+            response
         }
-        Err(failure) => match request.uri().path() {
-            "/v1/messages" => failure.with(&failure.anthropic()),
-            path if path.starts_with("/api/") => failure.with(&failure.ollama()),
-            _ => failure.into_response(),
-        },
+        Err(failure) => {
+            if let Some(audit) = &shared.audit {
+                audit.stranger(&route, failure.status.as_u16());
+            }
+            match request.uri().path() {
+                "/v1/messages" => failure.with(&failure.anthropic()),
+                path if path.starts_with("/api/") => failure.with(&failure.ollama()),
+                _ => failure.into_response(),
+            }
+        }
     };
+    if let Some(origin) = &origin {
+        cors::allow(origin, &mut response);
+    }
     shared.metrics.response(response.status().as_u16());
     response
 }
 
-fn admit(shared: &Shared, request: &Request) -> Result<Owner, Failure> {
+/// Begins the row of a request that brings something, if there is an audit log.
+fn enter(shared: &Shared, request: &Request, route: &str, holder: Option<Holder>) -> Result<Owner, Failure> {
+    let id = holder.as_ref().map_or(0, |holder| holder.id);
+    let entry = match &shared.audit {
+        Some(audit) if request.method() == Method::POST => {
+            Some(audit.admitted(route, holder.and_then(|holder| holder.name))?)
+        }
+        _ => None,
+    };
+    Ok(Owner { id, entry })
+}
+
+/// Whose key lets a request in; nobody's where none is needed.
+fn admit(shared: &Shared, request: &Request) -> Result<Option<Holder>, Failure> {
     let headers = request.headers();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // A page from elsewhere must not reach a server on this machine through the browser: neither under a name that
@@ -37,20 +80,20 @@ fn admit(shared: &Shared, request: &Request) -> Result<Owner, Failure> {
     if shared.config.keys.is_none() && !is_loopback(host) {
         return Err(Failure::forbidden("without keys this server is for this machine only: ask it as localhost"));
     }
-    if let Some(origin) = headers.get(header::ORIGIN) {
-        let origin = origin.to_str().unwrap_or_default();
-        let same = origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
-        if !same {
+    if let Some(from) = headers.get(header::ORIGIN) {
+        let from = from.to_str().unwrap_or_default();
+        let same = from.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
+        if !same && cors::origin(&shared.config.origins, headers).is_none() {
             return Err(Failure::forbidden("requests from other origins aren't allowed"));
         }
     }
     let path = request.uri().path();
     let open = matches!(path, "/health" | "/" | "/docs" | "/openapi.json")
-        || (path.starts_with("/assets/") && request.method() == "GET");
+        || (path.starts_with("/assets/") && request.method() == Method::GET);
     match &shared.config.keys {
-        None => Ok(Owner(0)),
-        Some(_) if open => Ok(Owner(0)),
-        Some(keys) => key(headers).and_then(|key| keys.owner(key)).map(Owner).ok_or_else(Failure::unauthorized),
+        None => Ok(None),
+        Some(_) if open => Ok(None),
+        Some(keys) => key(headers).and_then(|key| keys.holder(key)).map(Some).ok_or_else(Failure::unauthorized),
     }
 }
 

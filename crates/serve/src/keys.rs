@@ -4,18 +4,37 @@ use crate::error::Error;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// Digests of the keys that are let in. The keys themselves aren't held.
+/// Digests of the keys that are let in, and their names. The keys themselves aren't held.
 #[derive(Clone)]
-pub struct Keys(Vec<[u8; 32]>);
+pub struct Keys(Vec<Known>);
+
+#[derive(Clone)]
+struct Known {
+    digest: [u8; 32],
+    name: Option<Arc<str>>,
+    line: usize,
+}
+
+/// Whose a key is.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    /// Tells owners apart.
+    pub(crate) id: u64,
+    /// What the file calls the key.
+    pub(crate) name: Option<Arc<str>>,
+}
 
 /// Shortest key: fewer characters can be guessed.
 const SHORTEST: usize = 16;
+/// Longest name, in bytes.
+const LONGEST_NAME: usize = 100;
 
 impl Keys {
-    /// Reads a file of keys: one a line, as `sha256:` and 64 hexadecimal digits, or as it is. Empty lines and those that
-    /// begin with `#` say nothing.
+    /// Reads a file of keys: one a line, as `sha256:` and 64 hexadecimal digits, behind which its name may stand, or as
+    /// it is, without a name. Empty lines and those that begin with `#` say nothing.
     ///
     /// # Errors
     /// When it can't be read, a line is malformed, a key is shorter than 16 characters, or there is none.
@@ -32,32 +51,49 @@ impl Keys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            keys.push(match line.strip_prefix("sha256:") {
-                Some(hex) => {
-                    digest_of_hex(hex).ok_or(format!("line {number}: 64 hexadecimal digits must follow sha256:"))?
+            let (digest, name) = match line.strip_prefix("sha256:") {
+                Some(rest) => {
+                    let (hex, name) = rest.trim_start().split_once(char::is_whitespace).unwrap_or((rest.trim(), ""));
+                    let digest = digest_of_hex(hex)
+                        .ok_or(format!("line {number}: 64 hexadecimal digits must follow sha256:"))?;
+                    (digest, name_of(name))
                 }
                 None if line.len() < SHORTEST => {
                     return Err(format!("line {number}: the key is shorter than {SHORTEST} characters"));
                 }
-                None => digest(line),
-            });
+                None => (digest(line), None),
+            };
+            keys.push(Known { digest, name, line: number });
         }
         if keys.is_empty() { Err("there is no key in it".into()) } else { Ok(Self(keys)) }
     }
 
-    /// Whose key it is, as a number that tells owners apart. The time taken doesn't tell how much of a key is right.
-    pub(crate) fn owner(&self, key: &str) -> Option<u64> {
+    /// The line of a key that has no name.
+    pub(crate) fn nameless(&self) -> Option<usize> {
+        self.0.iter().find(|known| known.name.is_none()).map(|known| known.line)
+    }
+
+    /// Whose key it is. The time taken doesn't tell how much of a key is right.
+    pub(crate) fn holder(&self, key: &str) -> Option<Holder> {
         let given = digest(key);
         let mut found = None;
         for known in &self.0 {
-            if bool::from(known.ct_eq(&given)) {
-                found = Some(u64::from_le_bytes([
-                    known[0], known[1], known[2], known[3], known[4], known[5], known[6], known[7],
-                ]));
+            if bool::from(known.digest.ct_eq(&given)) {
+                found = Some(known);
             }
         }
-        found
+        found.map(|Known { digest: d, name, .. }| Holder {
+            id: u64::from_le_bytes([d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]),
+            name: name.clone(),
+        })
     }
+}
+
+/// A key's name, if what stands behind its digest can be one. A `#` before it is what comments begin with.
+fn name_of(text: &str) -> Option<Arc<str>> {
+    let name = text.trim().trim_start_matches('#').trim();
+    let fits = !name.is_empty() && name.len() <= LONGEST_NAME && !name.chars().any(char::is_control);
+    fits.then(|| name.into())
 }
 
 fn digest(key: &str) -> [u8; 32] {
@@ -65,7 +101,6 @@ fn digest(key: &str) -> [u8; 32] {
 }
 
 fn digest_of_hex(hex: &str) -> Option<[u8; 32]> {
-    let hex = hex.split_whitespace().next()?;
     if hex.len() != 64 || !hex.is_ascii() {
         return None;
     }
@@ -91,9 +126,14 @@ mod tests {
         let plain = "a key of the clinic";
         let hex: String = digest("another key, hashed").iter().map(|byte| format!("{byte:02x}")).collect();
         let keys = Keys::parse(&format!("# keys\n\n{plain}\nsha256:{hex} the archive\n")).unwrap();
-        assert!(keys.owner(plain).is_some() && keys.owner("another key, hashed").is_some());
-        assert_ne!(keys.owner(plain), keys.owner("another key, hashed"));
-        assert!(["", "a key of the clini", &hex].iter().all(|key| keys.owner(key).is_none()));
+        let [one, other] = [plain, "another key, hashed"].map(|key| keys.holder(key).unwrap());
+        assert_ne!(one.id, other.id);
+        assert_eq!((one.name, other.name.as_deref(), keys.nameless()), (None, Some("the archive"), Some(3)));
+        assert!(["", "a key of the clini", &hex].iter().all(|key| keys.holder(key).is_none()));
+        let named = Keys::parse(&format!("sha256:{hex}\t# ward 3\n")).unwrap();
+        assert_eq!((named.0[0].name.as_deref(), named.nameless()), (Some("ward 3"), None));
+        let long = Keys::parse(&format!("sha256:{hex} {}", "x".repeat(101))).unwrap();
+        assert_eq!(long.nameless(), Some(1));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! A server of one model: the OpenAI API, and those of Anthropic and Ollama, over HTTP.
 //!
 //! One thread owns the model and computes all requests together; handlers prepare requests and turn what comes back
-//! into each API's words. Nothing of a prompt or an answer is logged, kept on disk or put into an error or a metric.
+//! into each API's words. Nothing of a prompt or an answer is logged, kept on disk or put into an error or a metric;
+//! the audit log holds digests.
 
 mod api;
 mod assets;
+mod audit;
 mod config;
+mod cors;
 mod docs;
 mod error;
 mod failure;
@@ -20,10 +23,13 @@ mod outcome;
 mod routes;
 mod server;
 mod stream;
+mod tls;
 mod tools;
 mod worker;
 
 pub use config::Config;
+pub use cors::Origin;
 pub use error::Error;
 pub use keys::Keys;
 pub use server::{Started, serve};
+pub use tls::Tls;

@@ -46,6 +46,7 @@ struct Counted {
     new_tokens: u64,
     ended: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
+    audit_failures: u64,
     first: Histogram,
     between: Histogram,
     steps: Histogram,
@@ -94,6 +95,10 @@ impl Metrics {
         *self.counted().responses.entry(status).or_default() += 1;
     }
 
+    pub(crate) fn audit_failed(&self) {
+        self.counted().audit_failures += 1;
+    }
+
     /// Everything, in Prometheus' text format.
     pub(crate) fn text(&self) -> String {
         let counted = self.counted();
@@ -124,6 +129,8 @@ impl Metrics {
         one("requests_ended_total", "counter", "Requests that ended, by reason.", &ended);
         let responses: Vec<_> = counted.responses.iter().map(|(code, count)| (by("code", code), *count)).collect();
         one("http_responses_total", "counter", "HTTP responses, by status.", &responses);
+        let failures = plain(counted.audit_failures);
+        one("audit_failures_total", "counter", "Times that the audit log couldn't be written.", &failures);
         counted.first.write("medgemma_time_to_first_token_seconds", "From the queue to the first token.", &mut out);
         counted.between.write("medgemma_time_between_tokens_seconds", "From a token to the next.", &mut out);
         counted.steps.write("medgemma_step_seconds", "One step of the engine.", &mut out);

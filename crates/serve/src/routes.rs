@@ -1,7 +1,9 @@
 //! Every route. `openapi` describes each of them; a test compares the two.
 
 use crate::api;
+use crate::audit::Audit;
 use crate::docs;
+use crate::failure::Failure;
 use crate::server::Shared;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -53,6 +55,9 @@ pub(crate) fn all() -> Vec<Route> {
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.audit.as_ref().is_some_and(Audit::is_failing) {
+        return Failure::unavailable("the audit log can't be written").into_response();
+    }
     match shared.ready() {
         Ok(_) => crate::failure::answer(StatusCode::OK, &json!({"status": "ok"})),
         Err(failure) => failure.into_response(),

@@ -1,17 +1,21 @@
 //! Starting and ending a server, and its routes.
 
 use crate::assets;
+use crate::audit::{Audit, Log};
 use crate::config::Config;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::form::Forms;
 use crate::guard;
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::routes;
+use crate::tls;
 use crate::worker::{self, Order};
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::serve::{Listener, ListenerExt};
 use medgemma_engine::Serving;
 use medgemma_engine::pipeline::Frontend;
 use medgemma_kernels::Backend;
@@ -20,13 +24,15 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio_rustls::TlsAcceptor;
 
 /// What handlers share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Option<Audit>,
     pub(crate) ready: OnceLock<Ready>,
     pub(crate) draining: AtomicBool,
     /// Requests that may be computed or wait.
@@ -39,7 +45,7 @@ pub(crate) struct Shared {
 pub(crate) struct Ready {
     pub(crate) frontend: Frontend,
     pub(crate) orders: mpsc::Sender<Order>,
-    forms: OnceLock<Result<Forms, Failure>>,
+    pub(crate) forms: OnceLock<Result<Forms, Failure>>,
 }
 
 impl Ready {
@@ -50,6 +56,19 @@ impl Ready {
 }
 
 impl Shared {
+    /// Before the model is loaded.
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>, audit: Option<Audit>) -> Self {
+        Self {
+            in_flight: Arc::new(Semaphore::new(config.in_flight)),
+            preparing: Arc::new(Semaphore::new(2)),
+            config,
+            metrics,
+            audit,
+            ready: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
     /// The model, when it is loaded and new requests are taken.
     pub(crate) fn ready(&self) -> Result<&Ready, Failure> {
         if self.draining.load(Ordering::Relaxed) {
@@ -74,7 +93,8 @@ pub enum Started {
 /// requests that run then may go on for [`Config::drain`]. `on` is told of how far it is.
 ///
 /// # Errors
-/// When the address can't be bound, or can be reached from other machines and there are no keys; or when `load` fails.
+/// When the files of TLS can't be used; when the address can't be bound, or can be reached from other machines and there are no keys; when the audit log
+/// can't be written; or when `load` fails.
 pub fn serve<B: Backend>(
     config: Config,
     load: impl FnOnce() -> Result<Serving<B>, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
@@ -84,14 +104,37 @@ pub fn serve<B: Backend>(
     if config.keys.is_none() && !config.address.ip().is_loopback() {
         return Err(Error::NeedsKeys(config.address));
     }
+    let acceptor = config.tls.as_ref().map(tls::acceptor).transpose();
+    let acceptor = acceptor.map_err(|(path, problem)| Error::Tls { path, problem })?;
+    let metrics = Arc::default();
+    let log = open_log(&config, &metrics)?;
+    let audit = log.as_ref().map(|log| log.audit.clone());
+    let path = config.audit.clone().unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(run(config, load, stop, Arc::new(on)));
+    let result = runtime.block_on(run(config, (metrics, audit), acceptor, load, stop, Arc::new(on)));
+    // Ends what still runs, and with it the rows of the audit log.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    match log.map_or(0, Log::close) {
+        0 => result,
+        left => result.and(Err(Error::Audit { path, problem: format!("the ends of {left} requests aren't in it") })),
+    }
+}
+
+fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Log>, Error> {
+    let Some(path) = &config.audit else { return Ok(None) };
+    let wrong = |problem| Error::Audit { path: path.clone(), problem };
+    if let Some(line) = config.keys.as_ref().and_then(Keys::nameless) {
+        return Err(wrong(format!(
+            "it tells keys by their names: line {line} of the file of keys needs one (sha256:DIGEST NAME)"
+        )));
+    }
+    Log::open(path, &config.model, config.in_flight, metrics).map(Some).map_err(wrong)
 }
 
 async fn run<B: Backend>(
     config: Config,
+    (metrics, audit): (Arc<Metrics>, Option<Audit>),
+    acceptor: Option<TlsAcceptor>,
     load: impl FnOnce() -> Result<Serving<B>, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     stop: impl Future<Output = ()> + Send + 'static,
     on: Arc<dyn Fn(Started) + Send + Sync>,
@@ -100,14 +143,7 @@ async fn run<B: Backend>(
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
     on(Started::Listening(listener.local_addr()?));
     let drain = config.drain;
-    let shared = Arc::new(Shared {
-        in_flight: Arc::new(Semaphore::new(config.in_flight)),
-        preparing: Arc::new(Semaphore::new(2)),
-        config,
-        metrics: Arc::default(),
-        ready: OnceLock::new(),
-        draining: AtomicBool::new(false),
-    });
+    let shared = Arc::new(Shared::new(config, metrics, audit));
     let abort = Arc::new(AtomicBool::new(false));
     let (mut ended, ready) = compute(&shared, load, &abort)?;
     let told = Arc::clone(&on);
@@ -118,9 +154,11 @@ async fn run<B: Backend>(
     });
     let begin_drain = Arc::new(Notify::new());
     let begun = Arc::clone(&begin_drain);
-    let server = axum::serve(listener, routes(Arc::clone(&shared)))
-        .with_graceful_shutdown(async move { begun.notified().await });
-    let mut server = tokio::spawn(server.into_future());
+    let routes = routes(Arc::clone(&shared));
+    let mut server = match acceptor {
+        None => tokio::spawn(listen(listener.tap_io(at_once), routes, begun)),
+        Some(acceptor) => tokio::spawn(listen(tls::Listener::new(listener, acceptor)?, routes, begun)),
+    };
     let result = tokio::select! {
         result = &mut ended => result.unwrap_or(Err(Error::Stopped)),
         () = stop => Ok(()),
@@ -136,6 +174,19 @@ async fn run<B: Backend>(
     server.abort();
     abort.store(true, Ordering::Relaxed);
     result
+}
+
+/// Serves until `end` says so, and then what runs.
+async fn listen<L: Listener>(listener: L, routes: Router, end: Arc<Notify>) -> std::io::Result<()>
+where
+    L::Addr: std::fmt::Debug,
+{
+    axum::serve(listener, routes).with_graceful_shutdown(async move { end.notified().await }).await
+}
+
+/// Tokens are sent as they come, not when there are more.
+fn at_once(stream: &mut TcpStream) {
+    let _ = stream.set_nodelay(true);
 }
 
 type Ended = oneshot::Receiver<Result<(), Error>>;

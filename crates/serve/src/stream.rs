@@ -1,5 +1,6 @@
 //! Replies on their way to a client, at once or as they come.
 
+use crate::audit::Entry;
 use crate::failure::Failure;
 use crate::outcome::{Outcome, Piece};
 use crate::worker::Reply;
@@ -26,6 +27,10 @@ pub(crate) struct Running {
     /// What was received already.
     first: Vec<(usize, Reply)>,
     outcomes: Vec<Outcome>,
+    /// Whether the engine failed.
+    failed: bool,
+    /// Its row in the audit log.
+    entry: Option<Entry>,
     /// Its share of the requests that may be in flight.
     _permit: OwnedSemaphorePermit,
 }
@@ -36,23 +41,30 @@ impl Running {
         first: Vec<(usize, Reply)>,
         answers: usize,
         permit: OwnedSemaphorePermit,
+        entry: Option<Entry>,
     ) -> Self {
         let outcomes = (0..answers).map(|_| Outcome::default()).collect();
-        Self { replies, first, outcomes, _permit: permit }
+        Self { replies, first, outcomes, failed: false, entry, _permit: permit }
     }
 
-    async fn next(&mut self) -> Option<(usize, Reply)> {
+    async fn next(&mut self) -> Result<(usize, Reply), Failure> {
         match self.first.is_empty() {
-            true => self.replies.recv().await,
-            false => Some(self.first.remove(0)),
+            true => {
+                let reply = self.replies.recv().await;
+                self.failed |= reply.is_none();
+                reply.ok_or_else(stopped)
+            }
+            false => Ok(self.first.remove(0)),
         }
     }
 
     fn take(&mut self, index: usize, reply: Reply) -> Result<Piece, Failure> {
-        match self.outcomes.get_mut(index) {
+        let taken = match self.outcomes.get_mut(index) {
             Some(outcome) => outcome.take(reply),
             None => Ok(Piece::default()),
-        }
+        };
+        self.failed |= taken.is_err();
+        taken
     }
 
     fn is_done(&self) -> bool {
@@ -62,10 +74,24 @@ impl Running {
     /// Waits until all answers have ended.
     pub(crate) async fn gather(mut self) -> Result<Vec<Outcome>, Failure> {
         while !self.is_done() {
-            let (index, reply) = self.next().await.ok_or_else(stopped)?;
+            let (index, reply) = self.next().await?;
             self.take(index, reply)?;
         }
-        Ok(self.outcomes)
+        self.record();
+        Ok(std::mem::take(&mut self.outcomes))
+    }
+
+    /// Tells the audit log what was answered, once.
+    fn record(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            entry.answered(&self.outcomes, self.failed);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.record();
     }
 }
 
@@ -115,8 +141,8 @@ pub(crate) fn respond<W: Writer>(running: Running, mut writer: W) -> Response {
                     out.push_str(W::ALIVE);
                     continue;
                 }
-                Ok(None) => Err(stopped()),
-                Ok(Some((index, reply))) => running.take(index, reply).map(|piece| (index, piece)),
+                Ok(Err(failure)) => Err(failure),
+                Ok(Ok((index, reply))) => running.take(index, reply).map(|piece| (index, piece)),
             };
             match taken {
                 Ok((index, piece)) => writer.piece(index, &piece, &running.outcomes[index], &mut out),

@@ -2,6 +2,7 @@
 
 use super::{Load, at_least_1};
 use clap::Args;
+use medgemma_serve::Origin;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -15,9 +16,21 @@ pub(crate) struct Serve {
     /// Port to listen on (0: any that is free)
     #[arg(long, value_name = "N", default_value_t = 8000)]
     pub(crate) port: u16,
-    /// File of the keys that are let in, one a line: `sha256:` and the key's digest, or the key
+    /// File of the keys that are let in, one a line: `sha256:`, the key's digest and its name, or the key
     #[arg(long, value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
+    /// Speak TLS, known by this certificate (PEM, with those between it and the authority's)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Let pages of another origin ask, as https://pages.example (can be given several times)
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<Origin>,
+    /// Keep an audit log in this SQLite file: who asked, when, digests of what came and went; never content
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
     /// The model's name in the API; else MODEL, or its file's name
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,

@@ -8,7 +8,7 @@ use crate::interrupt;
 use crate::terminal::say_note;
 use anyhow::{Result, anyhow};
 use medgemma_engine::ServingOptions;
-use medgemma_serve::{Config, Error, Keys, Started};
+use medgemma_serve::{Config, Error, Keys, Started, Tls};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,6 +24,9 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         thinks: Variant::named_in(&args.model).map(|variant| variant.thinks),
         address: SocketAddr::new(args.host, args.port),
         keys: args.keys.as_deref().map(Keys::read).transpose()?,
+        tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| Tls { certificate, key }),
+        origins: args.cors_origin.clone(),
+        audit: args.audit.clone(),
         in_flight: args.running.saturating_add(args.queue).min(1 << 20),
         body: args.max_body.saturating_mul(1_000_000),
         pixels: args.max_pixels.saturating_mul(1_000_000),
@@ -34,6 +37,7 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         ..Config::new(name)
     };
     let open = config.keys.is_none();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let serving = ServingOptions {
         conversations: args.conversations,
         running: args.running,
@@ -48,7 +52,7 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
     let _polite = interrupt::guard();
     let on = move |started| match started {
         _ if quiet => {}
-        Started::Listening(address) => say_note(&format!("Listening on http://{address}; loading the model.")),
+        Started::Listening(address) => say_note(&format!("Listening on {scheme}://{address}; loading the model.")),
         Started::Ready if open => say_note("Ready. Everybody on this machine can ask; --keys asks for a key."),
         Started::Ready => say_note("Ready."),
         Started::Draining => say_note("Ending: running requests may finish. Ctrl-C ends at once."),

@@ -11,6 +11,7 @@ mod options;
 pub(crate) mod responses;
 pub(crate) mod tokens;
 
+use crate::audit::digest;
 use crate::failure::{Failure, answer};
 use crate::fields::Fields;
 use crate::guard::Owner;
@@ -39,14 +40,19 @@ const BODY_TIME: Duration = Duration::from_secs(120);
 
 /// Reads a request's body as an object.
 async fn read(shared: &Shared, request: Request) -> Result<(Fields, Owner), Failure> {
-    let owner = request.extensions().get::<Owner>().copied().unwrap_or(Owner(0));
+    let owner = request.extensions().get::<Owner>().cloned().unwrap_or_default();
     let limit = shared.config.body;
     let body = axum::body::to_bytes(request.into_body(), limit);
     let body = tokio::time::timeout(BODY_TIME, body).await.map_err(|_| Failure::too_slow())?;
     let body = body.map_err(|_| Failure::too_large(limit))?;
+    let audited = owner.entry.is_some();
     // Large bodies are pictures: parsing them shouldn't hold up others.
-    let fields = tokio::task::spawn_blocking(move || Fields::parse(&body)).await;
-    Ok((fields.map_err(|_| Failure::engine("the request couldn't be read"))??, owner))
+    let read = tokio::task::spawn_blocking(move || (Fields::parse(&body), audited.then(|| digest(&body)))).await;
+    let (fields, digest) = read.map_err(|_| Failure::engine("the request couldn't be read"))?;
+    if let (Some(entry), Some(digest)) = (&owner.entry, digest) {
+        entry.begin(digest).await?;
+    }
+    Ok((fields?, owner))
 }
 
 /// Refuses a request for another model.
@@ -117,7 +123,7 @@ async fn submit(
     let count = prepared.len();
     let ready = shared.ready()?;
     for (index, request) in prepared.into_iter().enumerate() {
-        let order = Order { request, owner: owner.0, deadline, index, replies: replies.clone() };
+        let order = Order { request, owner: owner.id, deadline, index, replies: replies.clone() };
         ready.orders.send(order).map_err(|_| Failure::unavailable("the engine has stopped"))?;
     }
     drop(replies);
@@ -131,7 +137,7 @@ async fn submit(
         }
     }
     drop(held);
-    Ok(Running::new(received, first, count, permit))
+    Ok(Running::new(received, first, count, permit, owner.entry))
 }
 
 /// One prompt, answered so many times, each with a seed of its own.

@@ -75,15 +75,19 @@ impl Server {
         }
     }
 
-    /// Sends a request and leaves the rest to the caller.
-    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> TcpStream {
+    /// Sends what comes before a request's body.
+    pub(crate) fn begin(&self, method: &str, path: &str, headers: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let (address, length) = (self.address, body.len());
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
-        );
+        let address = self.address;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+
+    /// Sends a request and leaves the rest to the caller.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> TcpStream {
+        let mut stream = self.begin(method, path, &format!("Content-Length: {}\r\n{headers}", body.len()));
         // A server may refuse before it has read everything.
         let _ = stream.write_all(body);
         stream
@@ -131,6 +135,11 @@ impl Drop for Server {
 pub(crate) fn receive(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
+    parsed(bytes)
+}
+
+/// A response that was read to its end.
+pub(crate) fn parsed(bytes: Vec<u8>) -> Answer {
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
