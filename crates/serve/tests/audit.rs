@@ -60,7 +60,9 @@ fn nothing_is_answered_that_cannot_be_logged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.db");
     let mut server = Server::start(Config { audit: Some(path.clone()), ..config() });
-    let mut running = server.send("POST", "/v1/completions", "", endless().to_string().as_bytes());
+    let mut long = endless();
+    long["max_tokens"] = json!(600);
+    let mut running = server.send("POST", "/v1/completions", "", long.to_string().as_bytes());
     running.read_exact(&mut [0; 300]).unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -397,7 +397,10 @@ fn it_is_unhealthy_until_loaded_and_drains_when_told_to_end() {
     assert_eq!((server.get("/health").status, server.post("/v1/chat/completions", &ask("x")).status), (503, 503));
     go.send(()).unwrap();
     server.wait_until("it is loaded", |server| server.get("/health").status == 200);
-    let mut running = server.send("POST", "/v1/completions", "", endless().to_string().as_bytes());
+    // Long enough to be told in the middle, short enough to end within the time on a busy machine.
+    let mut long = endless();
+    long["max_tokens"] = json!(600);
+    let mut running = server.send("POST", "/v1/completions", "", long.to_string().as_bytes());
     running.read_exact(&mut [0; 200]).unwrap();
     server.stop();
     let rest = receive(running);
