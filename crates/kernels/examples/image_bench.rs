@@ -10,6 +10,7 @@ use medgemma_kernels::{
     BLOCK, Backend, CacheSpec, CacheType, CpuBackend, CpuVector, CpuWeight, Rows, Step, WeightFormat,
 };
 use std::error::Error;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 const PATCHES: usize = 4096;
@@ -81,9 +82,16 @@ impl Bench {
     }
 }
 
-/// Values that look random, between -size and size.
+/// Values that look random, between -size and size; no two calls give the same.
 fn noise(len: usize, size: f32) -> Vec<f32> {
-    (0..len as u32).map(|i| ((i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0) * size).collect()
+    static CALLS: AtomicU32 = AtomicU32::new(1);
+    let seed = CALLS.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9);
+    let mixed = |i: u32| {
+        let i = (i ^ seed ^ (i ^ seed) >> 16).wrapping_mul(0x7FEB_352D);
+        let i = (i ^ i >> 15).wrapping_mul(0x846C_A68B);
+        i ^ i >> 16
+    };
+    (0..len as u32).map(|i| ((mixed(i) >> 8) as f32 / (1 << 23) as f32 - 1.0) * size).collect()
 }
 
 /// A linear layer of `n` outputs and `k` inputs, its weights bf16.

@@ -5,6 +5,7 @@ use super::simd::{Products16, Simd};
 /// e^x, within 2 units in the last place; exactly 0 for -∞ and below -104, ∞ above 89, not a number for such.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    let whole = x;
     // The bound comes first, so that `max` and `min` hand on what is not a number.
     let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
     // x = n·ln 2 + r: ln 2 in two parts, the first so short that n times it is exact.
@@ -17,7 +18,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
         q = s.fma(q, r, s.splat(c));
     }
     let e = s.add(s.fma(s.mul(r, r), q, r), s.splat(1.0));
-    s.scale(e, n)
+    s.scale_or_vanish(e, n, whole, -104.0)
 }
 
 /// 2^x for x <= 0, within 3·10⁻⁶ of it: as good as exact to what is rounded to bf16 next. Exactly 1 for 0, and 0 for -∞.
@@ -37,7 +38,9 @@ pub(crate) fn exp2_bf16<S: Products16>(s: S, x: S::F) -> S::F {
 pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
     // -2u = x · (a + b·x²) with a = -2·√(2/π) and b = 0.044715·a.
     let inner = s.fma(s.mul(x, x), s.splat(-0.071_354_82), s.splat(-1.595_769_2));
-    s.div(x, s.add(s.splat(1.0), exp(s, s.mul(x, inner))))
+    // Beside 1 anything below e^-87 is nothing, and denormal numbers take long on some processors.
+    let power = s.max(s.splat(-87.0), s.mul(x, inner));
+    s.div(x, s.add(s.splat(1.0), exp(s, power)))
 }
 
 #[cfg(test)]

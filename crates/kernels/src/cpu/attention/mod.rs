@@ -7,6 +7,8 @@
 
 mod kernels;
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::Error;
 use super::cache::{Blocks, CpuCache, Element, Layout};
@@ -98,6 +100,10 @@ pub(crate) fn attention(
         match &cache.blocks {
             Blocks::F32(data) => tile.run::<F32>(data, scratch, &out),
             Blocks::BF16(data) => tile.run::<BF16>(data, scratch, &out),
+            #[cfg(target_arch = "x86_64")]
+            Blocks::Pairs(data) if isa.has_amx() && layout.padded <= tiles::WIDEST => {
+                tiles::run(&tile, data, scratch, &out);
+            }
             Blocks::Pairs(data) => lanes::run(&tile, data, scratch, &out),
         }
     });

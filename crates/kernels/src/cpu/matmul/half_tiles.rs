@@ -54,7 +54,7 @@ struct Products<'a> {
 impl amx::Kernel for Products<'_> {
     #[inline(always)]
     fn run(self, s: Avx512<true>) {
-        static SHAPE: amx::Shape = amx::Shape::new(None);
+        static SHAPE: amx::Shape = amx::Shape::new();
         let Self { segment, k, x, tiling, panels, c } = self;
         let (padded, tiles) = (tiling.padded(), tiling.len());
         let c = &mut c[..panels.len().next_multiple_of(PANELS) * padded * LANES];

@@ -145,7 +145,7 @@ impl<const BITS: usize, const MINS: bool> amx::Kernel for Halves<'_, BITS, MINS>
     #[inline(always)]
     fn run(self, s: Avx512<true>) {
         let call = self.0;
-        static SHAPE: amx::Shape = amx::Shape::new(Some([ACTIVATIONS, WEIGHTS]));
+        static SHAPE: amx::Shape = amx::Shape::new().with(ACTIVATIONS, ROWS, GROUP).with(WEIGHTS, GROUP / 4, 64);
         // SAFETY: there is AMX.
         unsafe { SHAPE.set() };
         let mut bytes = [const { Bytes([[0; 64]; RECORD / 4]) }; PANELS];
@@ -249,7 +249,7 @@ impl<const BITS: usize, const MINS: bool, const WIDTH: usize> amx::Kernel for Re
     #[inline(always)]
     fn run(self, s: Avx512<true>) {
         let call = self.0;
-        static SHAPE: amx::Shape = amx::Shape::new(None);
+        static SHAPE: amx::Shape = amx::Shape::new();
         // SAFETY: there is AMX.
         unsafe { SHAPE.set() };
         let mut high = [const { Bytes([[0; 64]; RECORD / 4]) }; PANELS];

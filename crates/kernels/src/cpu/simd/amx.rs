@@ -68,9 +68,8 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// All eight with 16 rows of 64 bytes, but for those `of_halves`: `activations` with rows of 32 bytes, to be
-    /// multiplied by `weights` of 8 rows.
-    pub(crate) const fn new(of_halves: Option<[usize; 2]>) -> Self {
+    /// All eight with 16 rows of 64 bytes.
+    pub(crate) const fn new() -> Self {
         let (mut bytes_of_rows, mut rows) = ([0; 16], [0; 16]);
         let mut i = 0;
         while i < 8 {
@@ -78,11 +77,15 @@ impl Shape {
             rows[i] = 16;
             i += 1;
         }
-        if let Some([activations, weights]) = of_halves {
-            bytes_of_rows[activations] = 32;
-            rows[weights] = 8;
-        }
         Self { palette: 1, start_row: 0, reserved: [0; 14], bytes_of_rows, rows }
+    }
+
+    /// The same, but for one with so many rows of so many bytes.
+    pub(crate) const fn with(mut self, tile: usize, rows: usize, bytes: usize) -> Self {
+        assert!(tile < 8 && rows > 0 && rows <= 16 && bytes > 0 && bytes <= 64 && bytes.is_multiple_of(4));
+        self.rows[tile] = rows as u8;
+        self.bytes_of_rows[tile] = bytes as u16;
+        self
     }
 
     /// Gives this thread's tiles these shapes.
@@ -137,8 +140,18 @@ pub(crate) unsafe fn load<const T: usize>(from: *const u8, stride: usize) {
 pub(crate) unsafe fn store<const T: usize, N>(to: &mut [[N; 16]; 16]) {
     const { assert!(size_of::<N>() == 4) };
     // SAFETY: a tile has 1,024 bytes at most.
+    unsafe { store_rows::<T>(to.as_mut_ptr().cast(), 64) };
+}
+
+/// Writes tile `T` to `to`, its rows `stride` bytes apart.
+///
+/// # Safety
+/// Shapes are set, and the tile's rows can be written.
+#[inline(always)]
+pub(crate) unsafe fn store_rows<const T: usize>(to: *mut f32, stride: usize) {
+    // SAFETY: the caller's.
     unsafe {
-        asm!("tilestored [{to} + {stride}], tmm{t}", t = const T, to = in(reg) to, stride = in(reg) 64usize,
+        asm!("tilestored [{to} + {stride}], tmm{t}", t = const T, to = in(reg) to, stride = in(reg) stride,
             options(nostack, preserves_flags));
     }
 }

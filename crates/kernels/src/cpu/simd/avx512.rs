@@ -126,6 +126,11 @@ impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
         unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
+    fn scale_or_vanish(self, a: __m512, n: __m512, x: __m512, least: f32) -> __m512 {
+        // Not less: what is not a number is handed on.
+        unsafe { _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(least)), a, n) }
+    }
+    #[inline(always)]
     fn keep(self, v: __m512, from: usize, to: usize) -> __m512 {
         let below = |n: usize| if n >= LANES { u16::MAX } else { (1 << n) - 1 };
         unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), below(to) & !below(from), v) }
@@ -289,7 +294,8 @@ impl Products16 for Avx512<true> {
     }
     #[inline(always)]
     fn scale_floor(self, a: __m512, n: __m512) -> __m512 {
-        unsafe { _mm512_scalef_ps(a, n) }
+        // Below that, a < 2 rounds to 0.
+        self.scale_or_vanish(a, n, n, -150.0)
     }
     #[inline(always)]
     fn keep_between(self, v: __m512, at: __m512, from: __m512, to: __m512) -> __m512 {

@@ -67,6 +67,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         let half = self.round(self.mul(n, self.splat(0.5)));
         self.mul(self.mul(a, self.pow2(half)), self.pow2(self.sub(n, half)))
     }
+    /// [`Simd::scale`] where it is known to give 0 in lanes with `x < least`: some processors take a hundred times as long
+    /// to find out that a product vanishes.
+    #[inline(always)]
+    fn scale_or_vanish(self, a: Self::F, n: Self::F, x: Self::F, least: f32) -> Self::F {
+        let _ = (x, least);
+        self.scale(a, n)
+    }
     /// `v` in the lanes `from..to`, -∞ elsewhere.
     fn keep(self, v: Self::F, from: usize, to: usize) -> Self::F;
     /// The nearest 8-bit integers of values in -127..=127.
@@ -127,7 +134,7 @@ pub(crate) trait Products16: Simd {
     fn zip_pairs(self, first: Self::F, second: Self::F) -> [u32; LANES];
     /// What `v` is above the next integer below it; 0 for infinities.
     fn fraction(self, v: Self::F) -> Self::F;
-    /// a · 2^⌊n⌋ for a > 0 and n < 128, rounded once; 0 for n = -∞.
+    /// a · 2^⌊n⌋ for a in 1..4 and n < 126, rounded once; 0 for n < -150, where a < 2 would round to it.
     fn scale_floor(self, a: Self::F, n: Self::F) -> Self::F;
     /// `v` in the lanes where `from <= at < to`, -∞ elsewhere.
     fn keep_between(self, v: Self::F, at: Self::F, from: Self::F, to: Self::F) -> Self::F;
