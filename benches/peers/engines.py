@@ -114,7 +114,10 @@ class Llama:
         self.settings = settings.split()
 
     def install(self, bench: Bench) -> None:
-        bench.pip("llama-cpp-python", "--no-binary=llama-cpp-python", CMAKE_ARGS="-DGGML_NATIVE=ON")
+        # Its products by AMX end with an illegal instruction (0.3.36, seen on the Intel machine in benches/results).
+        without_amx = '"-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"'
+        flags = f"-DGGML_NATIVE=ON -DCMAKE_C_FLAGS={without_amx} -DCMAKE_CXX_FLAGS={without_amx}"
+        bench.pip("llama-cpp-python", "--no-binary=llama-cpp-python", CMAKE_ARGS=flags)
         site = bench.run(bench.python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))").strip()
         lib = f"{site}/llama_cpp/lib"
         libraries = ["-lmtmd", "-lllama", "-lggml", "-lggml-base", "-lggml-cpu"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Processors whose own name doesn't tell: vendor, family, model to what they are called.
 ZEN = {25: "zen4", 26: "zen5"}
+XEON = {143: "sapphirerapids", 207: "emeraldrapids", 173: "graniterapids"}
 
 
 def cpu() -> dict:
@@ -22,6 +23,8 @@ def cpu() -> dict:
 def generation(cpu: dict) -> str | None:
     if cpu.get("vendor_id") == "AuthenticAMD":
         return ZEN.get(int(cpu["cpu family"]))
+    if cpu.get("vendor_id") == "GenuineIntel" and cpu["cpu family"] == "6":
+        return XEON.get(int(cpu["model"]))
     return None
 
 

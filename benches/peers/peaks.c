@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { CHAINS = 12, ROUNDS = 4000000, PASSES = 4 };
 static const size_t SIZE = (size_t)1 << 29; // each thread's part: far more than any cache
@@ -51,9 +53,32 @@ static void * read_memory(void * arg) {
     for (int round = 0; round < ROUNDS; round++) { EACH(STEP) }                       \
     EACH(END)
 
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#define AMX
+// Tiles of 16 rows of 64 bytes; a product takes as long as eight of vectors do at least.
+enum { TILE_ROUNDS = ROUNDS / 8 };
+
+static void shape_tiles(void) {
+    struct { uint8_t palette, start, none[14]; uint16_t bytes[16]; uint8_t rows[16]; } shape = { .palette = 1 };
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = 16;
+    __asm__ volatile("" : "+m"(shape)); // gcc 12 takes it that only eight bytes are read
+    _tile_loadconfig(&shape);
+}
+#define TILES(product)                                                                \
+    shape_tiles();                                                                    \
+    for (int round = 0; round < TILE_ROUNDS; round++) {                               \
+        product(0, 4, 5); product(1, 4, 5); product(2, 4, 5); product(3, 4, 5);       \
+        product(0, 6, 7); product(1, 6, 7); product(2, 6, 7); product(3, 6, 7);       \
+        product(0, 4, 5); product(1, 4, 5); product(2, 4, 5); product(3, 4, 5);       \
+    }                                                                                 \
+    _tile_release();
+#endif
+
 static void * multiply_int8(void * arg) {
     (void)arg;
-#if defined(__AVX512VNNI__)
+#if defined(AMX)
+    TILES(_tile_dpbssd)
+#elif defined(__AVX512VNNI__)
     __m512i start = _mm512_set1_epi8(1);
 #define PRODUCT(sum) _mm512_dpbusd_epi32(sum, start, start)
     CHAINED(__m512i)
@@ -72,7 +97,9 @@ static void * multiply_int8(void * arg) {
 
 static void * multiply_floats(void * arg) {
     (void)arg;
-#if defined(__AVX512BF16__)
+#if defined(AMX)
+    TILES(_tile_dpbf16ps)
+#elif defined(__AVX512BF16__)
     __m512 start = _mm512_set1_ps(0);
     __m512bh one = (__m512bh)_mm512_set1_epi16(0x3f80);
 #define PRODUCT(sum) _mm512_dpbf16_ps(sum, one, one)
@@ -89,7 +116,10 @@ static void * multiply_floats(void * arg) {
     return NULL;
 }
 
-#if defined(__AVX512VNNI__)
+#if defined(AMX)
+enum { INT8_OPS = 2 * 16 * 16 * 64 / 8 };
+static const char * const INT8 = "AMX";
+#elif defined(__AVX512VNNI__)
 enum { INT8_OPS = 128 };
 static const char * const INT8 = "AVX-512 VNNI";
 #elif defined(__AVXVNNI__)
@@ -99,7 +129,10 @@ static const char * const INT8 = "AVX-VNNI";
 enum { INT8_OPS = 64 };
 static const char * const INT8 = "AVX2";
 #endif
-#if defined(__AVX512BF16__)
+#if defined(AMX)
+enum { FLOAT_OPS = 2 * 16 * 16 * 32 / 8 };
+static const char * const FLOATS = "AMX BF16";
+#elif defined(__AVX512BF16__)
 enum { FLOAT_OPS = 64 };
 static const char * const FLOATS = "AVX-512 BF16";
 #elif defined(__AVX512F__)
@@ -127,6 +160,9 @@ static double best(int threads, void * (*body)(void *), char * memory) {
 int main(int argc, char ** argv) {
     int threads = argc > 1 ? atoi(argv[1]) : 1;
     if (threads < 1 || threads > 256) return 1;
+#if defined(AMX)
+    if (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */)) return 1;
+#endif
     char * memory = mmap(NULL, threads * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return 1;
     madvise(memory, threads * SIZE, MADV_HUGEPAGE);

@@ -3,8 +3,8 @@
 
     target/bench/venv/bin/python benches/peers/report.py benches/results/MACHINE-peers.json --docs docs/performance.md
 
-puts the tables between that file's markers and draws the picture beside it (which needs matplotlib). Without --docs the
-tables are printed.
+puts the tables between that file's markers for the machine and draws the picture beside it (which needs matplotlib).
+Without --docs the tables are printed.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from works import WORKS, Cost, floor
 
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 NAMES = {
     "prefill-512": "prefill 512",
     "prefill-512-270m": "prefill 512",
@@ -45,12 +44,13 @@ def main() -> None:
         return
     picture = args.docs.with_name(f"{results['machine']['name']}-roofline.png")
     draw(results, picture)
-    head, _, rest = args.docs.read_text().partition(BEGIN)
-    _, found, tail = rest.partition(END)
+    begin, end = (f"<!-- {results['machine']['name']}: {word} -->" for word in ("begin", "end"))
+    head, _, rest = args.docs.read_text().partition(begin)
+    _, found, tail = rest.partition(end)
     if not found:
-        raise SystemExit(f"{args.docs} lacks the markers {BEGIN} and {END}")
+        raise SystemExit(f"{args.docs} lacks the markers {begin} and {end}")
     alt = "Roofline: operations a second over operations a byte"
-    text = f"{head}{BEGIN}\n\n{tables(results)}\n\n![{alt}]({picture.name})\n\n{END}{tail}"
+    text = f"{head}{begin}\n\n{tables(results)}\n\n![{alt}]({picture.name})\n\n{end}{tail}"
     args.docs.write_text(text)
 
 
