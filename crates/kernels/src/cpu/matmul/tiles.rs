@@ -103,14 +103,14 @@ fn prefetch(s: Avx512<true>, next: [*const u8; PANELS], len: usize, t: usize, ti
     }
 }
 
-/// Tiles of [`halves`] with 32 k.
+/// Tiles of [`Halves`] with 32 k.
 const ACTIVATIONS: usize = 4;
 const WEIGHTS: usize = 5;
 
 /// Begins to sum up the products of group `g` in tile 0 or 1.
 ///
 /// # Safety
-/// Tiles have the shapes of [`halves`].
+/// Tiles have the shapes of [`Halves`].
 #[inline(always)]
 unsafe fn begin(tile: usize, x: &IntTile<'_>, g: usize, weights: &Bytes) {
     assert!(x.quads.len() >= (g + 1) * GROUP / 4 * ROWS && g < RECORD / GROUP);
@@ -131,7 +131,7 @@ unsafe fn begin(tile: usize, x: &IntTile<'_>, g: usize, weights: &Bytes) {
 /// Writes what was summed in tile 0 or 1.
 ///
 /// # Safety
-/// Tiles have the shapes of [`halves`].
+/// Tiles have the shapes of [`Halves`].
 #[inline(always)]
 unsafe fn finish(tile: usize, sums: &mut Sums) {
     // SAFETY: 16 rows of 16 numbers.
