@@ -59,8 +59,9 @@ def works():
                 if model == "4b" or batch != 8:
                     yield f"{model}-{quant}-decode-{batch}", model, quant, dict(prompt=512, generate=64, batch=batch)
             yield f"{model}-{quant}-prefill-8192", model, quant, dict(prompt=8192, generate=0, batch=1)
-    yield "4b-q4-decode-at-32k", "4b", "q4", dict(prompt=16, generate=64, batch=1, depth=32768)
-    yield "27b-q4-decode-at-32k", "27b", "q4", dict(prompt=16, generate=64, batch=1, depth=32768)
+    for depth in (32, 128):
+        for model in SHAPES:
+            yield f"{model}-q4-at-{depth}k", model, "q4", dict(prompt=2048, generate=64, batch=1, depth=depth << 10)
     yield "4b-bf16-image", "4b", "bf16", dict(prompt=0, generate=0, batch=1, image=True)
 
 

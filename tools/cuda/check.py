@@ -1,16 +1,19 @@
 """Checks the CUDA kernels against torch in float64 on fresh random inputs, and times them beside their floors.
 
-    python3 check.py FOLDER [mm decode flash flash90]     (FOLDER holds NAME.cubin of each; needs torch and cupy)
+    python3 check.py FOLDER [mm decode decode90 flash flash90]     (FOLDER holds NAME.cubin of each; needs torch and cupy)
 """
 
+import ctypes
+import struct
 import sys
 import cupy
 import torch
 
 torch.manual_seed(torch.seed())
 DEV = "cuda"
+DRIVER = ctypes.CDLL("libcuda.so.1")
 FOLDER = sys.argv[1]
-MODULES = {name: cupy.RawModule(path=f"{FOLDER}/{name}.cubin") for name in ("mm", "decode", "flash", "flash90")}
+MODULES = {name: cupy.RawModule(path=f"{FOLDER}/{name}.cubin") for name in ("mm", "decode", "decode90", "flash", "flash90")}
 BANDWIDTH = None
 
 
@@ -20,10 +23,31 @@ def arg(a):
     return cupy.float32(a) if isinstance(a, float) else cupy.int32(a)
 
 
-def launch(module, name, grid, block, args, shared=0):
+def clustered(f, grid, block, args, shared, cluster):
+    """Launches in clusters, which cupy can't: by the driver."""
+    types = [ctypes.c_void_p if isinstance(a, torch.Tensor) else ctypes.c_float if isinstance(a, float) else ctypes.c_int for a in args]
+    values = [t(a.data_ptr() if isinstance(a, torch.Tensor) else a) for t, a in zip(types, args)]
+    pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
+    attribute = (ctypes.c_uint * 18)(4, 0, cluster, 1, 1)  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    grid, block = tuple(grid) + (1,) * (3 - len(grid)), tuple(block) + (1,) * (3 - len(block))
+    config = ctypes.create_string_buffer(56)
+    struct.pack_into("7I4xQQI", config, 0, *grid, *block, shared, torch.cuda.current_stream().cuda_stream, ctypes.addressof(attribute), 1)
+
+    def call():
+        assert DRIVER.cuLaunchKernelEx(config, ctypes.c_void_p(f.kernel.ptr), pointers, None) == 0, "launch"
+
+    call.kept = (values, attribute, args)
+    return call
+
+
+def launch(module, name, grid, block, args, shared=0, cluster=1):
     f = MODULES[module].get_function(name)
     if shared:
         f.max_dynamic_shared_size_bytes = shared
+    if name.startswith("decode90"):
+        cupy.cuda.driver.funcSetAttribute(f.kernel.ptr, 14, 1)  # clusters of 16
+    if cluster > 1:
+        return clustered(f, grid, block, args, shared, cluster)
     values = tuple(arg(a) for a in args)
     return lambda: f(grid, block, values, shared_mem=shared)
 
@@ -188,6 +212,74 @@ def decode(dim, heads, kv, rows, length, window, time=True):
     print(f"decode {dim} {heads}/{kv} rows {rows} keys {length} window {window}: error {e:.1e} {'ok' if e < 5e-3 else 'WRONG'}  {s * 1e6:.1f} us  floor {floor * 1e6:.1f} us", flush=True)
 
 
+def decode90(dim, heads, kv, rows, length, window):
+    """A row's q, k and v normed, rotated and stored, and attention over all keys of its sequence."""
+    g, scale, eps = heads // kv, dim**-0.5, 1e-6
+    k, v, table = paged(length, kv, dim, rows)
+    qkv = torch.randn(rows, heads + 2 * kv, dim, device=DEV)
+    q_norm, k_norm = torch.rand(dim, device=DEV) + 0.5, torch.rand(dim, device=DEV) + 0.5
+    angle = torch.rand(rows, dim // 2, device=DEV) * 6
+    rope = torch.cat([angle.cos(), angle.sin()], 1).contiguous()
+    lengths = torch.full((rows,), length, device=DEV).int()
+    if rows > 1:
+        lengths -= torch.randint(0, min(length, 100), (rows,), device=DEV).int()
+    position, sequence = lengths - 1, torch.arange(rows, device=DEV).int()
+    tiles = -(-(min(length, window) if window else length) // 64)
+    spans = -(-tiles // -(-tiles // 64))
+    fit = 132 * (3 if dim == 256 else 6) // (rows * kv)
+    ways = sorted({max(1, min(spans, fit)), min(spans, 3), spans})  # the first is how it is used
+    ways.sort(key=lambda b: b != max(1, min(spans, fit)))
+
+    def poison():
+        """The rows' own places, and what lies behind them."""
+        for r in range(rows):
+            at = int(position[r])
+            for c in (k, v):
+                c[table[r, at // 32].long(), :, at % 32 :] = float("nan")
+
+    def launched(first, count, blocks):
+        some = slice(first, first + count)
+        out = torch.full((count, heads, dim), float("nan"), device=DEV, dtype=torch.bfloat16)
+        partial = torch.full((count, kv, 64, g, dim), float("nan"), device=DEV)
+        weight = torch.full((count, kv, 64, g, 2), float("nan"), device=DEV)
+        arrived = torch.zeros(count, kv, device=DEV, dtype=torch.int32)
+        args = (qkv[some].contiguous(), q_norm, k_norm, eps, rope[some].contiguous(), position[some].contiguous(), lengths[some].contiguous(), torch.arange(count, device=DEV).int(), table[some].contiguous(), table.shape[1], k, v, window, float(scale), partial, weight, arrived, out)
+        shared = -(-(2 * 64 * (dim + 8) * 2 + g * (dim + 8) * 2 + 8 * 72 * 2 + g * (64 + dim + 2) * 4 + 4) // 16) * 16
+        return launch("decode90", f"decode90_{dim}_{g}", (blocks, kv, count), (128,), args, shared, blocks if blocks <= 16 else 1), out, args
+
+    def turned(x, w):
+        x = x.double() * (x.double().pow(2).mean(-1, keepdim=True) + eps).rsqrt() * w.double()
+        c, s = angle.double().cos()[:, None], angle.double().sin()[:, None]
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * c - b * s, b * c + a * s], -1)
+
+    poison()
+    call, out, keep = launched(0, rows, ways[0])
+    call()
+    torch.cuda.synchronize()
+    q, own_k, own_v = turned(qkv[:, :heads], q_norm).bfloat16(), turned(qkv[:, heads : heads + kv], k_norm).bfloat16(), qkv[:, heads + kv :].bfloat16()
+    stored = True
+    for r in range(rows):
+        at = int(position[r])
+        page = table[r, at // 32].long()
+        stored &= error(k[page, :, at % 32], own_k[r]) < 3e-3 and torch.equal(v[page, :, at % 32], own_v[r])
+    finite = lambda c: torch.nan_to_num(c, 0)
+    ref = torch.stack([reference(q[r : r + 1], finite(k), finite(v), table[r], position[r : r + 1], lengths[r : r + 1], window, scale, heads, kv)[0] for r in range(rows)])
+    e = error(out, ref)
+    same = True
+    for blocks in ways[1:] + [min(16, spans)]:
+        alone, one, keep2 = launched(rows - 1, 1, blocks)
+        for _ in range(2):
+            alone()
+            torch.cuda.synchronize()
+            same &= torch.equal(one[0], out[-1])
+            one.fill_(float("nan"))
+    seen = min(length, window) if window else length
+    floor = rows * seen * kv * dim * 4 / BANDWIDTH
+    s = seconds([call])
+    print(f"decode90 {dim} {heads}/{kv} rows {rows} keys {length} window {window} by {ways[0]}: error {e:.1e} {'ok' if e < 5e-3 and stored and same else 'WRONG'}{'' if stored else ' (not stored)'}{'' if same else ' (differs alone)'}  {s * 1e6:.1f} us  floor {floor * 1e6:.1f} us", flush=True)
+
+
 def flash(module, dim, heads, kv, rows, before, window, image=None, both=False):
     """rows queries behind `before` keys; `image`: a span of rows that see each other; `both`: all see all."""
     length, scale = rows + before, dim**-0.5
@@ -245,6 +337,26 @@ if "decode" in WANTED:
         (256, 8, 4, 1, 1, 0),
     ):
         decode(*args)
+if "decode90" in WANTED:
+    for args in (
+        (256, 8, 4, 1, 512, 0),
+        (256, 8, 4, 1, 1, 0),
+        (256, 8, 4, 1, 65, 0),
+        (256, 8, 4, 1, 600, 1024),
+        (256, 8, 4, 1, 3000, 1024),
+        (256, 8, 4, 8, 576, 1024),
+        (256, 8, 4, 32, 576, 0),
+        (256, 8, 4, 3, 20000, 1024),
+        (256, 8, 4, 2, 1500, 0),
+        (256, 8, 4, 1, 32768, 0),
+        (256, 4, 1, 5, 700, 512),
+        (256, 4, 4, 5, 700, 0),
+        (128, 32, 16, 2, 1500, 1024),
+        (128, 32, 16, 32, 576, 1024),
+        (128, 32, 16, 1, 131072, 0),
+        (128, 4, 1, 3, 2500, 0),
+    ):
+        decode90(*args)
 for module in [m for m in ("flash", "flash90") if m in WANTED]:
     flash(module, 256, 8, 4, 200, 77, 0, image=(30, 150))
     flash(module, 256, 8, 4, 200, 1500, 1024, image=(30, 150))

@@ -5,7 +5,7 @@ mod support;
 
 use medgemma_engine::{Runner, RunnerConfig};
 use medgemma_kernels::{CacheType, CudaBackend, WeightFormat};
-use support::{cases, check, distance, open};
+use support::{cases, check, distance, open, turned};
 
 fn runner(name: &str, backend: CudaBackend, chunk: usize, format: WeightFormat) -> Runner<CudaBackend> {
     let model = open(name).load(backend, format, |_| {}).unwrap();
@@ -39,25 +39,37 @@ fn exact_goldens_through_every_chunk_size() {
     }
 }
 
-/// As it is used: operands in bf16. The bounds are what an H100 gave (mean 0.03 to 0.067, most 0.65).
+/// As it is used: operands in bf16. The bounds on log-probabilities are what an H100 gave (mean 0.03 to 0.067, most 0.65);
+/// transformers in bf16 was off by 0.05 to 0.115 in the mean and up to 1.1 on the same checkpoints and card
+/// (tools/goldens/rounding.py). Another greedy token may be chosen where the reference's margin over its second is within
+/// the last number: transformers in bf16 chose another where it was up to 0.1, 0.23 and 0.38 on the first three.
 #[test]
 fn rounded_operands_stay_near_the_reference() {
-    for (name, mean, most) in [
-        ("tiny-text", 0.07, 0.7),
-        ("tiny-mm", 0.07, 0.7),
-        ("tiny-mm16", 0.07, 0.7),
-        ("tiny-nf4", 0.07, 0.7),
-        ("tiny-mm16-gguf", 0.07, 0.7),
-        ("tiny-kq-gguf", 0.07, 0.7),
+    let mut wrong = Vec::new();
+    for (name, mean, most, margin) in [
+        ("tiny-text", 0.07, 0.7, 0.1),
+        ("tiny-mm", 0.07, 0.7, 0.23),
+        ("tiny-mm16", 0.07, 0.7, 0.38),
+        ("tiny-nf4", 0.07, 0.7, 0.38),
+        ("tiny-mm16-gguf", 0.07, 0.7, 0.38),
+        ("tiny-kq-gguf", 0.07, 0.7, 0.38),
     ] {
         for chunk in [512, 20] {
             let backend = match CudaBackend::new(0) {
                 Ok(backend) => backend,
                 Err(error) => return println!("skipped: {error}"),
             };
-            let found = distance(&mut runner(name, backend, chunk, WeightFormat::Stored), name);
-            println!("{name} by {chunk}: mean {}, most {}", found.0, found.1);
-            assert!(found.0 <= mean && found.1 <= most, "{name} by {chunk}: {found:?}");
+            let mut runner = runner(name, backend, chunk, WeightFormat::Stored);
+            let (off, largest) = distance(&mut runner, name);
+            let (turned, steps, closest) = turned(&mut runner, name);
+            let found = format!(
+                "{name} by {chunk}: mean {off}, most {largest}; another token at {turned} of {steps}, margin {closest}"
+            );
+            println!("{found}");
+            if off > mean || largest > most || closest > margin {
+                wrong.push(found);
+            }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -174,8 +174,10 @@ impl Backend for AnyBackend {
         fn greedy([logits: Matrix], out: &mut [Greedy]);
         fn rope_table([inv_freq: Vector], [step: Staged], [&mut out: Matrix]);
         fn qkv_rope_store([qkv: Matrix], heads: usize, [q_norm: Vector], [k_norm: Vector], eps: f32, [rope: Matrix], [step: Staged], [&mut cache: Cache], layer: usize, [&mut q: Matrix]);
+        fn qkv_attention([qkv: Matrix], heads: usize, [q_norm: Vector], [k_norm: Vector], eps: f32, [rope: Matrix], [step: Staged], [&mut cache: Cache], layer: usize, window: Option<usize>, scale: f32, [&mut q: Matrix], [&mut out: Matrix]);
         fn matmul_bias([x: Matrix], [w: Weight], [bias: Vector], [&mut out: Matrix]);
         fn matmul_bias_gelu([x: Matrix], [w: Weight], [bias: Vector], [&mut out: Matrix]);
+        fn matmul_bias_add([x: Matrix], [w: Weight], [bias: Vector], [&mut out: Matrix], [&mut sum: Matrix]);
         fn layer_norm([x: Matrix], [w: Vector], [b: Vector], eps: f32, [&mut out: Matrix]);
         fn qkv_store([qkv: Matrix], [step: Staged], [&mut cache: Cache], layer: usize, [&mut q: Matrix]);
         fn avg_pool([x: Matrix], side: usize, kernel: usize, [&mut out: Matrix]);

@@ -257,12 +257,46 @@ pub trait Backend: Send + Sync + 'static {
         q: &mut Self::Matrix,
     );
 
+    /// [`Backend::qkv_rope_store`], then [`Backend::attention`]; `q` is room for the queries, and what it holds afterwards is
+    /// not said.
+    fn qkv_attention(
+        &self,
+        qkv: &Self::Matrix,
+        heads: usize,
+        q_norm: &Self::Vector,
+        k_norm: &Self::Vector,
+        eps: f32,
+        rope: &Self::Matrix,
+        step: &Self::Staged,
+        cache: &mut Self::Cache,
+        layer: usize,
+        window: Option<usize>,
+        scale: f32,
+        q: &mut Self::Matrix,
+        out: &mut Self::Matrix,
+    ) {
+        self.qkv_rope_store(qkv, heads, q_norm, k_norm, eps, rope, step, cache, layer, q);
+        self.attention(q, heads, cache, layer, step, window, scale, out);
+    }
+
     // SigLIP.
 
     /// `out = x · wᵀ + bias`.
     fn matmul_bias(&self, x: &Self::Matrix, w: &Self::Weight, bias: &Self::Vector, out: &mut Self::Matrix);
     /// `out = gelu_tanh(x · wᵀ + bias)`.
     fn matmul_bias_gelu(&self, x: &Self::Matrix, w: &Self::Weight, bias: &Self::Vector, out: &mut Self::Matrix);
+    /// `sum += x · wᵀ + bias`; `out` is room for the product, and what it holds afterwards is not said.
+    fn matmul_bias_add(
+        &self,
+        x: &Self::Matrix,
+        w: &Self::Weight,
+        bias: &Self::Vector,
+        out: &mut Self::Matrix,
+        sum: &mut Self::Matrix,
+    ) {
+        self.matmul_bias(x, w, bias, out);
+        self.add(out, sum);
+    }
     /// `out = (x - mean) / sqrt(var + eps) · w + b` over each row.
     fn layer_norm(&self, x: &Self::Matrix, w: &Self::Vector, b: &Self::Vector, eps: f32, out: &mut Self::Matrix);
     /// Splits `qkv` `[m, 3·heads·head_dim]` and writes q to `q` and k, v to the cache: no norm, no rotation.

@@ -238,7 +238,7 @@ impl<B: Backend> Layer<B> {
             false => (&ws.local, &mut caches.local, &ws.rope_local, Some(c.window)),
         };
         b.matmul(&ws.normed, &self.qkv, &mut ws.qkv);
-        b.qkv_rope_store(
+        b.qkv_attention(
             &ws.qkv,
             c.heads,
             &self.q_norm,
@@ -248,9 +248,11 @@ impl<B: Backend> Layer<B> {
             step,
             cache,
             self.cache_layer,
+            window,
+            c.scale,
             &mut ws.q,
+            &mut ws.attention,
         );
-        b.attention(&ws.q, c.heads, cache, self.cache_layer, step, window, c.scale, &mut ws.attention);
         b.matmul(&ws.attention, &self.attn_output, &mut ws.block);
         b.residual_norm(&ws.block, &self.post_attention_norm, &self.ffn_norm, c.eps, &mut ws.x, &mut ws.normed);
     }

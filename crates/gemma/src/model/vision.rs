@@ -176,12 +176,10 @@ impl<B: Backend> VisionLayer<B> {
         b.matmul_bias(&ws.normed, &self.qkv.0, &self.qkv.1, &mut ws.qkv);
         b.qkv_store(&ws.qkv, &ws.step, &mut ws.cache, 0, &mut ws.q);
         b.attention(&ws.q, c.heads, &ws.cache, 0, &ws.step, None, scale, &mut ws.attention);
-        b.matmul_bias(&ws.attention, &self.output.0, &self.output.1, &mut ws.block);
-        b.add(&ws.block, &mut ws.x);
+        b.matmul_bias_add(&ws.attention, &self.output.0, &self.output.1, &mut ws.block, &mut ws.x);
         b.layer_norm(&ws.x, &self.norm2.0, &self.norm2.1, c.eps, &mut ws.normed);
         b.matmul_bias_gelu(&ws.normed, &self.up.0, &self.up.1, &mut ws.activated);
-        b.matmul_bias(&ws.activated, &self.down.0, &self.down.1, &mut ws.block);
-        b.add(&ws.block, &mut ws.x);
+        b.matmul_bias_add(&ws.activated, &self.down.0, &self.down.1, &mut ws.block, &mut ws.x);
     }
 }
 

@@ -68,6 +68,24 @@ extern "C" __global__ void store_heads(const void* qkv, int qkv_kind, int rows, 
     }
 }
 
+/// As store_heads where nothing is normed or rotated and all is bf16: a thread moves eight elements.
+extern "C" __global__ void copy_heads(const bf16* qkv, int rows, int heads, Step step, Layer layer, bf16* q) {
+    launch_next();
+    wait_for_former();
+    const int pieces = layer.dim / 8, all = heads + 2 * layer.kv_heads;
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x, item = i / pieces;
+    const int piece = int(i % pieces) * 8, row = int(item / all), head = int(item % all);
+    if (row >= rows) return;
+    bf16* to = q + (size_t(row) * heads + head) * layer.dim;
+    if (head >= heads) {
+        const uint32_t position = step.position(row), block = __ldcg(step.table(row) + position / BLOCK_TOKENS);
+        const int own = head - heads;
+        const bool is_k = own < layer.kv_heads;
+        to = static_cast<bf16*>(is_k ? layer.keys : layer.values) + layer.at(block, is_k ? own : own - layer.kv_heads, position % BLOCK_TOKENS);
+    }
+    *reinterpret_cast<uint4*>(to + piece) = *reinterpret_cast<const uint4*>(qkv + i * 8);
+}
+
 /// Eight elements of a cache.
 __device__ __forceinline__ void eight_of(const void* p, size_t i, int kind, float v[8]) {
     if (kind == KIND_BF16) {

@@ -1,7 +1,7 @@
 //! Attention: which kernel takes which.
 
 use super::driver::{Shape, param};
-use super::matrix::{CudaCache, CudaMatrix, Kind};
+use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
 use super::product::FEW;
 use super::staged::{CudaStaged, TILES};
 use super::{CudaBackend, Scratch};
@@ -9,8 +9,19 @@ use super::{CudaBackend, Scratch};
 /// Elements of a head that the plain kernel takes.
 const WIDEST: usize = 512;
 
-/// Bytes of shared memory that a kernel of flash.cu or flash90.cu takes.
+/// Keys of a tile of decode90.cu, most spans of a row, and most blocks of a cluster.
+const TILE: usize = 64;
+const SPANS: usize = 64;
+const CLUSTER: usize = 16;
+/// Bytes of shared memory of a multiprocessor for which those kernels are written.
+const SHARED: usize = 227 << 10;
+
+/// Bytes of shared memory that a kernel of flash.cu, flash90.cu or decode90.cu takes.
 pub(super) fn shared(kernel: &str) -> usize {
+    if let Some((dim, group)) = kernel.strip_prefix("decode90_").and_then(|sizes| sizes.split_once('_')) {
+        let [dim, group] = [dim, group].map(|size| size.parse().unwrap_or(0));
+        return decode_shared(dim, group);
+    }
     match kernel {
         "flash_256" => 101_376,
         "flash_128" => 87_040,
@@ -21,6 +32,12 @@ pub(super) fn shared(kernel: &str) -> usize {
         "flash90_72" => 62_464,
         _ => 50_176,
     }
+}
+
+/// The size of `Held` in decode90.cu, in whole sixteens.
+fn decode_shared(dim: usize, group: usize) -> usize {
+    let (tiles, queries, weights) = (2 * TILE * (dim + 8) * 2, group * (dim + 8) * 2, 8 * (TILE + 8) * 2);
+    (tiles + queries + weights + group * (TILE + dim + 2) * 4 + 4).next_multiple_of(16)
 }
 
 /// Spans into which decode.cu cuts the keys of rows that see up to `longest` keys, or the last `window` of them: of 64 keys
@@ -36,6 +53,14 @@ fn spans(longest: usize, window: Option<usize>) -> usize {
         Some(window) if window < longest => cut(window) + 1,
         _ => cut(longest),
     }
+}
+
+/// How queries and keys are normed and rotated.
+pub(super) struct Rotation<'a> {
+    pub(super) q_norm: &'a CudaVector,
+    pub(super) k_norm: &'a CudaVector,
+    pub(super) eps: f32,
+    pub(super) rope: &'a CudaMatrix,
 }
 
 /// The queries of a step, and how they look at the cache.
@@ -66,6 +91,78 @@ impl CudaBackend {
         } else {
             self.prefill_attention(queries, out);
         }
+    }
+
+    /// Blocks that share the keys of each of `pairs` rows' key/value heads, and how many make a cluster: as many as there
+    /// are spans, if the card can hold them all at once. What a row gives doesn't depend on it.
+    fn blocks_of_rows(&self, pairs: usize, longest: usize, window: Option<usize>, shared: usize) -> (usize, usize) {
+        let longest = longest.next_power_of_two();
+        let spans = window.map_or(longest, |window| window.min(longest)).div_ceil(TILE).min(SPANS);
+        let at_once = self.device.processors() * (SHARED / (shared + 1024)).max(1);
+        let blocks = (at_once / pairs).clamp(1, spans);
+        // Contexts are longer than half the power of two.
+        (blocks, if blocks <= CLUSTER && 2 * blocks > spans { blocks } else { 1 })
+    }
+
+    /// Rotates, stores and attends in one kernel, where each row is the last of a sequence of its own; false where
+    /// none takes the shapes. The queries' matrix is left as it is.
+    pub(super) fn decode_step(
+        &self,
+        qkv: &CudaMatrix,
+        rotation: &Rotation<'_>,
+        queries: &Queries<'_>,
+        out: &mut CudaMatrix,
+    ) -> bool {
+        let Queries { q: _, heads, cache, layer, step, window, scale } = *queries;
+        let spec = cache.spec();
+        let (rows, dim, kv_heads) = (qkv.rows(), spec.head_dim, spec.kv_heads);
+        let group = heads / kv_heads;
+        let kernel = format!("decode90_{dim}_{group}");
+        let fits = self.kernels.has(&kernel) && heads.is_multiple_of(kv_heads) && (1..=FEW).contains(&rows);
+        if !fits || !step.alone() || [qkv.kind(), cache.kind()] != [Kind::F32, Kind::BF16] || self.exact {
+            return false;
+        }
+        let Rotation { q_norm, k_norm, eps, rope } = *rotation;
+        assert_eq!((qkv.cols(), out.cols()), ((heads + 2 * kv_heads) * dim, heads * dim), "qkv_attention: columns");
+        assert_eq!((step.rows(), rope.rows(), rope.cols()), (rows, rows, dim), "qkv_attention: rows or table");
+        assert_eq!((q_norm.len, k_norm.len), (dim, dim), "qkv_attention: norms");
+        out.set(rows, Kind::BF16);
+        let (blocks, cluster) = self.blocks_of_rows(rows * kv_heads, step.longest(), window, decode_shared(dim, group));
+        let partial = self.scratch(Scratch::Spans, rows * kv_heads * SPANS * group * dim * 4);
+        let sums = self.scratch(Scratch::SpanSums, rows * kv_heads * SPANS * group * 8);
+        let ended = self.scratch(Scratch::SpansEnded, rows * kv_heads * 4);
+        let [Some(partial), Some(sums), Some(ended)] = [&*partial, &*sums, &*ended].map(Option::as_ref) else {
+            return false;
+        };
+        let (at, layer, [positions, ends, sequences, tables]) = (qkv.at(), cache.layer(layer), step.parts());
+        let (q_norm, k_norm, rope) = (q_norm.buffer.at(), k_norm.buffer.at(), rope.at());
+        let (stride, window) = (step.stride() as i32, window.map_or(0, |window| i32::try_from(window).unwrap_or(0)));
+        let (partial, sums, ended, to) = (partial.at(), sums.at(), ended.at(), out.at());
+        let mut params = [
+            param(&at),
+            param(&q_norm),
+            param(&k_norm),
+            param(&eps),
+            param(&rope),
+            param(&positions),
+            param(&ends),
+            param(&sequences),
+            param(&tables),
+            param(&stride),
+            param(&layer.keys),
+            param(&layer.values),
+            param(&window),
+            param(&scale),
+            param(&partial),
+            param(&sums),
+            param(&ended),
+            param(&to),
+        ];
+        let shape = Shape::new((blocks, kv_heads), 128).deep(rows).shared(decode_shared(dim, group)).clusters(cluster);
+        // SAFETY: the parameters are the kernel's; the shapes were checked, staging checked the tables, and there is room
+        // for all spans.
+        unsafe { self.launch(&kernel, shape, &mut params) };
+        true
     }
 
     /// Attention of few rows, bound by reading the cache.

@@ -349,6 +349,18 @@ impl Kernels {
         Ok(())
     }
 
+    /// Lets kernels whose names begin so have clusters of sixteen blocks, and forgets those that the card can't give them.
+    pub(crate) fn cluster(&mut self, prefix: &str) -> Result<(), Error> {
+        self.device.enter()?;
+        let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+        self.functions.retain(|name, function| {
+            // SAFETY: the function is of a loaded module.
+            !name.starts_with(prefix)
+                || unsafe { sys::cuFuncSetAttribute(*function, which, 1) } == sys::CUresult::CUDA_SUCCESS
+        });
+        Ok(())
+    }
+
     fn function(&self, name: &str) -> sys::CUfunction {
         *self.functions.get(name).unwrap_or_else(|| panic!("no kernel {name}: the committed binaries are stale"))
     }
@@ -358,11 +370,23 @@ impl Kernels {
     /// # Safety
     /// The parameters are the kernel's, and what they point to has the size it expects.
     pub(crate) unsafe fn launch(&self, name: &str, shape: &Shape, params: &mut [*mut c_void]) -> Result<(), Error> {
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        let attribute = |id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        use sys::CUlaunchAttributeID_enum as Id;
+        let nothing = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 0 };
+        let (mut attributes, mut count) = ([attribute(Id::CU_LAUNCH_ATTRIBUTE_IGNORE, nothing); 2], 0);
+        let mut ask = |id, value| {
+            attributes[count] = attribute(id, value);
+            count += 1;
         };
+        if self.early && shape.early {
+            let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+            ask(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value);
+        }
+        if shape.cluster > 1 {
+            let size = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: shape.cluster, y: 1, z: 1 };
+            let value = sys::CUlaunchAttributeValue { clusterDim: size };
+            ask(Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, value);
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: shape.grid.0,
             gridDimY: shape.grid.1,
@@ -372,8 +396,8 @@ impl Kernels {
             blockDimZ: 1,
             sharedMemBytes: shape.shared,
             hStream: self.device.stream,
-            attrs: &mut early,
-            numAttrs: u32::from(self.early && shape.early),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: count as u32,
         };
         self.device.enter()?;
         // SAFETY: the caller's promise.
@@ -403,6 +427,8 @@ pub(crate) struct Shape {
     pub(crate) block: u32,
     /// Bytes of dynamic shared memory.
     pub(crate) shared: u32,
+    /// Blocks of a cluster, along the first dimension.
+    pub(crate) cluster: u32,
     /// Whether it waits for the kernels before it by itself (`wait_for_former`), so that it may be launched before they
     /// end.
     pub(crate) early: bool,
@@ -411,11 +437,16 @@ pub(crate) struct Shape {
 impl Shape {
     pub(crate) fn new(grid: (usize, usize), block: usize) -> Self {
         let size = |n: usize| u32::try_from(n).expect("grids are bounded by matrices that fit a card");
-        Self { grid: (size(grid.0), size(grid.1), 1), block: size(block), shared: 0, early: true }
+        Self { grid: (size(grid.0), size(grid.1), 1), block: size(block), shared: 0, cluster: 1, early: true }
     }
 
     pub(crate) fn shared(self, bytes: usize) -> Self {
         Self { shared: bytes as u32, ..self }
+    }
+
+    /// In clusters of so many blocks.
+    pub(crate) fn clusters(self, blocks: usize) -> Self {
+        Self { cluster: blocks as u32, ..self }
     }
 
     /// Waits for the end of the kernels before, whatever the kernel does.

@@ -17,7 +17,8 @@ macro_rules! binaries {
 pub(super) fn of(capability: (i32, i32)) -> Images {
     match capability {
         (9, 0) => {
-            Images { binaries: binaries!("sm_90a.cubin": "plain", "mm", "decode", "flash", "flash90"), early: true }
+            let binaries = binaries!("sm_90a.cubin": "plain", "mm", "decode", "decode90", "flash", "flash90");
+            Images { binaries, early: true }
         }
         (10, _) => Images { binaries: binaries!("sm_100.cubin": "plain", "mm", "decode", "flash"), early: true },
         (8, _) => Images { binaries: binaries!("sm_80.cubin": "plain", "mm", "decode", "flash"), early: false },

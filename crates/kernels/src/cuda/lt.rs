@@ -37,6 +37,8 @@ pub(super) struct Product {
     pub(super) bias: bool,
     /// GELU follows the bias.
     pub(super) gelu: bool,
+    /// Whether it is added to what stands in the output.
+    pub(super) onto: bool,
 }
 
 #[derive(Debug)]
@@ -144,7 +146,7 @@ impl Lt {
         let plan = self.plans.entry(shape).or_insert_with(|| Plan::new(self.handle, &shape).ok());
         let Some(plan) = plan else { return Ok(false) };
         let failed = |error: result::CublasError| Error::Device { call: "cublasLtMatmul", problem: format!("{error}") };
-        let (one, zero) = (1f32, 0f32);
+        let (one, kept) = (1f32, if shape.onto { 1f32 } else { 0f32 });
         // SAFETY: the addresses are those of matrices of the shape; the stream is this device's, on which all that
         // follows waits. The driver's stream and the runtime's are the same pointer.
         unsafe {
@@ -157,7 +159,7 @@ impl Lt {
                 self.handle,
                 plan.operation,
                 ptr::from_ref(&one).cast(),
-                ptr::from_ref(&zero).cast(),
+                ptr::from_ref(&kept).cast(),
                 w as *const c_void,
                 plan.w,
                 x as *const c_void,

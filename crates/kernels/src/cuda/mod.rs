@@ -83,6 +83,8 @@ impl CudaBackend {
         let mut kernels = Kernels::load(&device, &images.binaries, images.early)?;
         kernels.share("mm_", product::shared)?;
         kernels.share("flash", attention::shared)?;
+        kernels.share("decode90", attention::shared)?;
+        kernels.cluster("decode90")?;
         let inbox = Mutex::new(Pinned::new(&device, INBOX)?);
         let lt = Lt::new(&device)?.map(Mutex::new);
         Ok(Self { kernels, device, exact: false, inbox, lt, scratch: Default::default(), moved: AtomicUsize::new(0) })

@@ -1,6 +1,6 @@
 //! The operations.
 
-use super::attention::Queries;
+use super::attention::{Queries, Rotation};
 use super::driver::{Param, Shape, param};
 use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
 use super::product::FEW;
@@ -129,6 +129,15 @@ impl CudaBackend {
         let kind = self.operand_kind();
         q.set(qkv.rows(), kind);
         if qkv.rows() == 0 {
+            return;
+        }
+        if rotation.is_none() && [qkv.kind(), cache.kind(), kind] == [Kind::BF16; 3] && dim.is_multiple_of(8) {
+            let shape = Shape::new(((qkv.len() / 8).div_ceil(THREADS), 1), THREADS);
+            let (at, rows, heads, staged, layer, to) =
+                (qkv.at(), qkv.rows() as i32, heads as i32, step.view(), cache.layer(layer), q.at());
+            let mut params = [param(&at), param(&rows), param(&heads), param(&staged), param(&layer), param(&to)];
+            // SAFETY: the parameters are the kernel's, of the shapes that were checked; staging checked the tables.
+            unsafe { self.launch("copy_heads", shape, &mut params) };
             return;
         }
         assert!(dim <= WIDEST && dim.is_multiple_of(2), "qkv: heads of {dim}");
@@ -406,12 +415,49 @@ impl Backend for CudaBackend {
         self.store_heads(qkv, heads, Some((q_norm, k_norm, eps, rope)), step, cache, layer, q);
     }
 
+    fn qkv_attention(
+        &self,
+        qkv: &CudaMatrix,
+        heads: usize,
+        q_norm: &CudaVector,
+        k_norm: &CudaVector,
+        eps: f32,
+        rope: &CudaMatrix,
+        step: &CudaStaged,
+        cache: &mut CudaCache,
+        layer: usize,
+        window: Option<usize>,
+        scale: f32,
+        q: &mut CudaMatrix,
+        out: &mut CudaMatrix,
+    ) {
+        let rotation = Rotation { q_norm, k_norm, eps, rope };
+        if !self.decode_step(qkv, &rotation, &Queries { q, heads, cache, layer, step, window, scale }, out) {
+            self.store_heads(qkv, heads, Some((q_norm, k_norm, eps, rope)), step, cache, layer, q);
+            self.attend(&Queries { q, heads, cache, layer, step, window, scale }, out);
+        }
+    }
+
     fn matmul_bias(&self, x: &CudaMatrix, w: &CudaWeight, bias: &CudaVector, out: &mut CudaMatrix) {
         self.product(x, w, Some(bias), false, out);
     }
 
     fn matmul_bias_gelu(&self, x: &CudaMatrix, w: &CudaWeight, bias: &CudaVector, out: &mut CudaMatrix) {
         self.product(x, w, Some(bias), true, out);
+    }
+
+    fn matmul_bias_add(
+        &self,
+        x: &CudaMatrix,
+        w: &CudaWeight,
+        bias: &CudaVector,
+        out: &mut CudaMatrix,
+        sum: &mut CudaMatrix,
+    ) {
+        if !self.product_onto(x, w, bias, sum) {
+            self.matmul_bias(x, w, bias, out);
+            self.add(out, sum);
+        }
     }
 
     fn layer_norm(&self, x: &CudaMatrix, w: &CudaVector, b: &CudaVector, eps: f32, out: &mut CudaMatrix) {

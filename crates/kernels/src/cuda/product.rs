@@ -77,6 +77,19 @@ impl CudaBackend {
         }
     }
 
+    /// `sum += x · wᵀ + bias` of many rows by cuBLASLt; false where it isn't there or can't.
+    pub(super) fn product_onto(&self, x: &CudaMatrix, w: &CudaWeight, bias: &CudaVector, sum: &CudaMatrix) -> bool {
+        let [part] = &w.parts[..] else { return false };
+        assert_eq!((x.cols(), sum.cols(), bias.len), (w.k, w.n, w.n), "matmul_bias_add: shapes differ");
+        assert_eq!(x.rows(), sum.rows(), "matmul_bias_add: rows differ");
+        // A quantized weight is multiplied in strips, and all of them can or none.
+        if x.rows() <= FEW || sum.kind() != Kind::F32 || part.bf16().is_none() || record::playing() {
+            return false;
+        }
+        let finish = Finish { bias: 0, gelu: 0, kind: Kind::F32 as i32, first: 0, stride: w.n as i32 };
+        self.lt_product(x, part, Some(bias.buffer.at()), finish, true, sum)
+    }
+
     /// A product of few rows, bound by reading the weights once.
     fn small_product(&self, x: &CudaMatrix, w: &Part, finish: Finish, out: &CudaMatrix) {
         if x.rows() == 0 {
@@ -152,20 +165,30 @@ impl CudaBackend {
 
     /// A product of many rows, bound by arithmetic: by cuBLASLt where it can.
     fn large_product(&self, x: &CudaMatrix, w: &Part, bias: Option<u64>, finish: Finish, out: &CudaMatrix) {
-        if !record::playing() && self.lt_product(x, w, bias, finish, out) {
+        if !record::playing() && self.lt_product(x, w, bias, finish, false, out) {
             return;
         }
         let shape = Shape::new((w.n.div_ceil(64), x.rows().div_ceil(64)), 256);
         self.plain_product("product_many", shape, x, w, finish, out);
     }
 
-    /// False where cuBLASLt isn't there or can't; then another kernel makes all of the output.
-    fn lt_product(&self, x: &CudaMatrix, w: &Part, bias: Option<u64>, finish: Finish, out: &CudaMatrix) -> bool {
+    /// False where cuBLASLt isn't there or can't; then another kernel makes all of the output. With `onto` it is added to what
+    /// stands there.
+    fn lt_product(
+        &self,
+        x: &CudaMatrix,
+        w: &Part,
+        bias: Option<u64>,
+        finish: Finish,
+        onto: bool,
+        out: &CudaMatrix,
+    ) -> bool {
         let Some(lt) = &self.lt else { return false };
         let bf16 = finish.kind == Kind::BF16 as i32;
         let dense = w.bf16();
-        // Its biases are in bf16, as its outputs are then.
-        if self.exact || w.layout == Layout::F32 || (bias.is_some() || finish.gelu != 0) && !bf16 {
+        // Its biases are of the output's type: theirs of f32 are given with `onto` alone.
+        let apart = (bias.is_some() || finish.gelu != 0) && !bf16 && !onto;
+        if self.exact || w.layout == Layout::F32 || apart {
             return false;
         }
         let operand = (x.kind() == Kind::F32).then(|| self.scratch(Scratch::Operand, x.len() * 2));
@@ -196,6 +219,7 @@ impl CudaBackend {
                 bf16,
                 bias: bias.is_some(),
                 gelu: finish.gelu != 0,
+                onto,
             };
             let kind = if bf16 { Kind::BF16 } else { Kind::F32 };
             let to = out.at() + ((finish.first as usize + first) * kind.bytes()) as u64;

@@ -33,21 +33,25 @@ const KEPT: usize = 256;
 
 impl CudaBackend {
     /// Tells steps apart: their rows, where they and the cache lie, and (as a power of two, by which work is cut) how long
-    /// the longest context is.
+    /// the longest context is, and whether each row is a sequence's only one.
     pub(super) fn key(&self, step: &CudaStaged, cache: &CudaCache) -> Option<u64> {
         let small = step.rows() <= FEW && step.rows() > 0 && step.ahead() == 0;
         let bits = |number: usize| u64::from(number.next_power_of_two().trailing_zeros());
-        let sizes = (step.rows() as u64) << 12 | bits(step.stride()) << 6 | bits(step.longest());
+        let sizes = u64::from(step.alone()) << 20
+            | (step.rows() as u64) << 12
+            | bits(step.stride()) << 6
+            | bits(step.longest());
         small.then(|| step.id() << 44 | cache.id() << 24 | sizes)
     }
 
     pub(super) fn play(&self, key: [u64; 2], recordings: &mut CudaRecordings, work: &mut dyn FnMut()) {
         let key = (key, self.moved.load(Ordering::Relaxed));
         if let Some(Some(graph)) = recordings.graphs.get(&key) {
+            // First the card, then what the host must know of it.
+            done(graph.launch());
             let playing = Playing::begin();
             work();
             drop(playing);
-            done(graph.launch());
             return;
         }
         if recordings.graphs.len() >= KEPT {

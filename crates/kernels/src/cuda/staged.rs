@@ -25,6 +25,8 @@ pub struct CudaStaged {
     host: Vec<u32>,
     rows: usize,
     longest: usize,
+    /// Whether each row is the last of a sequence of its own.
+    alone: bool,
     /// How far rows see behind their own position: images do.
     ahead: usize,
     /// Entries of each table.
@@ -60,6 +62,7 @@ impl CudaStaged {
             host: Vec::new(),
             rows: 0,
             longest: 0,
+            alone: false,
             ahead: 0,
             stride: 0,
             tiles: [(0, 0); 2],
@@ -77,6 +80,7 @@ impl CudaStaged {
         self.stride = stride;
         let ahead = |(end, position): (&u32, &u32)| end.saturating_sub(position + 1) as usize;
         self.ahead = step.ends.iter().zip(&step.positions).map(ahead).max().unwrap_or(0);
+        self.alone = self.ahead == 0 && step.sequences.iter().all(|sequence| sequence.rows.len() == 1);
         self.rows = rows;
         self.longest = step.ends.iter().copied().max().unwrap_or(0) as usize;
         let numbers = [rows, step.sequences.len(), stride, self.longest].map(|n| n as u32);
@@ -147,6 +151,11 @@ impl CudaStaged {
     /// Entries of each table.
     pub(super) fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// Whether each row is the last of a sequence of its own.
+    pub(super) fn alone(&self) -> bool {
+        self.alone
     }
 
     /// How far rows see behind their own position.

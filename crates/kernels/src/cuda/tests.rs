@@ -100,6 +100,10 @@ fn cuda_products_match_their_twin() {
             b.matmul_bias(&normed, &weight, &bias_vector, &mut out);
             reference::add_bias(&mut expected, &bias);
             close(&b, &out, &expected, tolerance, &format!("{what} with a bias"));
+            let (mut room, mut sum) = (poisoned(&b, m, n), matrix(&b, &noise(4, m * n), n));
+            b.matmul_bias_add(&normed, &weight, &bias_vector, &mut room, &mut sum);
+            let added: Vec<f32> = expected.iter().zip(noise(4, m * n)).map(|(v, was)| v + was).collect();
+            close(&b, &sum, &added, tolerance, &format!("{what} added"));
             let mut out = poisoned(&b, m, n);
             b.matmul_bias_gelu(&normed, &weight, &bias_vector, &mut out);
             let gelu: Vec<f32> = expected.iter().map(|&v| reference::gelu_tanh(v)).collect();
@@ -281,7 +285,8 @@ struct Case {
     image: bool,
 }
 
-/// Reads each sequence from its beginning, its last rows together in one step, and holds what they see to the twin.
+/// Reads each sequence from its beginning, its last rows together in one step, and holds what they see to the twin, by
+/// one operation and by two.
 fn attend(b: &CudaBackend, case: &Case, tolerance: f32) {
     let &Case { heads, kv_heads, dim, window, image, .. } = case;
     let width = (heads + 2 * kv_heads) * dim;
@@ -311,9 +316,13 @@ fn attend(b: &CudaBackend, case: &Case, tolerance: f32) {
         let mut rope = poisoned(b, rows, dim);
         let (mut q, mut out) = (poisoned(b, rows, heads * dim), poisoned(b, rows, heads * dim));
         b.rope_table(&frequencies, &step, &mut rope);
-        b.qkv_rope_store(&matrix(b, &qkv, width), heads, &ones, &ones, 1e-6, &rope, &step, &mut cache, 1, &mut q);
-        b.attention(&q, heads, &cache, 1, &step, window, 0.5, &mut out);
-        out
+        let (qkv, mut at_once) = (matrix(b, &qkv, width), poisoned(b, rows, heads * dim));
+        let (norms, cache) = ((&ones, &ones), &mut cache);
+        b.qkv_attention(&qkv, heads, norms.0, norms.1, 1e-6, &rope, &step, cache, 1, window, 0.5, &mut q, &mut at_once);
+        // Whatever the first one stored is stored again.
+        b.qkv_rope_store(&qkv, heads, &ones, &ones, 1e-6, &rope, &step, cache, 1, &mut q);
+        b.attention(&q, heads, cache, 1, &step, window, 0.5, &mut out);
+        (at_once, out)
     };
     if case.parts.iter().any(|part| part.0 > 0) {
         run(&case.parts.iter().map(|part| 0..part.0).collect::<Vec<_>>());
@@ -346,7 +355,8 @@ fn attend(b: &CudaBackend, case: &Case, tolerance: f32) {
         expected.extend(reference::attention(q, heads, &k, &v, kv_heads, dim, &seen, 0.5));
     }
     let what = format!("{:?}, {heads} heads over {kv_heads} of {dim}, window {window:?}", case.parts);
-    close(b, &found, &expected, tolerance, &what);
+    close(b, &found.0, &expected, tolerance, &format!("{what}, at once"));
+    close(b, &found.1, &expected, tolerance, &what);
 }
 
 #[test]
@@ -374,6 +384,10 @@ fn cuda_attention_matches_its_twin() {
             case(&[(0, 200)], 4, 4, 64, None, false),
             case(&[(4000, 1), (31, 1), (32, 1)], 8, 4, 256, Some(1024), false),
             case(&[(60, 80)], 2, 1, 256, Some(70), true),
+            case(&[(1500, 1), (63, 1), (64, 1), (0, 1)], 8, 4, 256, None, false),
+            case(&[(2500, 1), (1100, 1)], 4, 1, 128, None, false),
+            case(&[(700, 1), (2047, 1)], 4, 4, 128, Some(1024), false),
+            case(&[(90, 1), (600, 1)], 4, 1, 256, Some(512), false),
         ] {
             attend(&b, &case, tolerance);
         }
@@ -439,8 +453,22 @@ fn cuda_recordings_follow_a_text() {
                 let key = b.recording_key(&step, &cache).expect("few rows");
                 let mut work = || {
                     b.rope_table(&freq, &step, &mut rope);
-                    b.qkv_rope_store(&qkv, heads, &ones, &ones, 1e-6, &rope, &step, &mut cache, 0, &mut q);
-                    b.attention(&q, heads, &cache, 0, &step, Some(40), 0.5, &mut out);
+                    let (norms, cache) = ((&ones, &ones), &mut cache);
+                    b.qkv_attention(
+                        &qkv,
+                        heads,
+                        norms.0,
+                        norms.1,
+                        1e-6,
+                        &rope,
+                        &step,
+                        cache,
+                        0,
+                        Some(40),
+                        0.5,
+                        &mut q,
+                        &mut out,
+                    );
                 };
                 match record {
                     true => b.recorded([key; 2], &mut recordings, &mut work),
