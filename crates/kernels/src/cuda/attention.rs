@@ -93,15 +93,19 @@ impl CudaBackend {
         }
     }
 
-    /// Blocks that share the keys of each of `pairs` rows' key/value heads, and how many make a cluster: as many as there
-    /// are spans, if the card can hold them all at once. What a row gives doesn't depend on it.
+    /// Blocks that share the keys of each of `pairs` rows' key/value heads, and how many make a cluster. What a row gives
+    /// doesn't depend on it.
     fn blocks_of_rows(&self, pairs: usize, longest: usize, window: Option<usize>, shared: usize) -> (usize, usize) {
         let longest = longest.next_power_of_two();
         let spans = window.map_or(longest, |window| window.min(longest)).div_ceil(TILE).min(SPANS);
         let at_once = self.device.processors() * (SHARED / (shared + 1024)).max(1);
-        let blocks = (at_once / pairs).clamp(1, spans);
-        // Contexts are longer than half the power of two.
-        (blocks, if blocks <= CLUSTER && 2 * blocks > spans { blocks } else { 1 })
+        // A span for each block, where the card can hold them: contexts are longer than half the power of two.
+        let blocks = (at_once / pairs).min(spans);
+        if 2 * blocks > spans {
+            return (blocks, if blocks <= CLUSTER { blocks } else { 1 });
+        }
+        // Else so few that they don't all wait for their first keys at the same time.
+        ((at_once * 2 / 3 / pairs).clamp(1, spans), 1)
     }
 
     /// Rotates, stores and attends in one kernel, where each row is the last of a sequence of its own; false where
