@@ -3,6 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# optional SCRIPT: one that ends with 3 says what this machine can't have; the rest goes on without it.
+optional() {
+    local status=0
+    step "$@" || status=$?
+    [ $status -eq 3 ] && skipped+=("$1") || return $status
+}
+skipped=()
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 # Real files that some tests compare with; a machine without the network goes on without them and says so.
@@ -16,5 +23,9 @@ for example in quickstart image thinking conversation tokens; do
     step cargo run --release --locked --quiet -p medgemma-engine --example "$example" >/dev/null
 done
 step cargo run --release --locked --quiet -- demo
+optional tests/clients/run.sh
+optional scripts/test-web.sh
 step fuzz/run.sh "${FUZZ_SECONDS:-20}"
-printf '\nall passed\n'
+printf '\nall passed'
+[ ${#skipped[@]} -eq 0 ] || printf ', but skipped here: %s' "${skipped[*]}"
+echo

@@ -63,9 +63,77 @@ export function useApp(): App {
 }
 
 export async function start(): Promise<void> {
-  await store.keep(app.settings.keep);
-  set({ sessions: await store.sessions() });
+  if (app.settings.keep) store.follow(true);
+  else await store.keep(false);
+  set({ sessions: (await store.sessions()).map(brokenOff) });
+  store.onNotice((notice) => {
+    if (notice === "changed") void refresh();
+    else {
+      set({ settings: { ...app.settings, keep: loadSettings().keep } });
+      store.follow(app.settings.keep);
+      if (app.settings.keep) void keepAll();
+    }
+  });
   await connect();
+}
+
+/** The conversation of the turn that is being written, or null. */
+function writingIn(): string | null {
+  const holds = ({ turns }: Session): boolean => app.writing !== null && turns.some(({ id }) => id === app.writing);
+  return app.sessions.find(holds)?.id ?? null;
+}
+
+/** Whether its last answer is still being written, by this tab or another one. */
+function unfinished({ turns }: Session): boolean {
+  const last = turns.at(-1);
+  return last?.role === "assistant" && last.finish === null;
+}
+
+/** An answer whose tab was closed before it ended. If another tab does write it, its end replaces this. */
+function brokenOff(session: Session): Session {
+  const last = session.turns.at(-1);
+  if (!unfinished(session) || last?.role !== "assistant") return session;
+  const ended: ModelTurn = { ...last, finish: "error", problem: "The page was closed before this answer was complete." };
+  return { ...session, turns: [...session.turns.slice(0, -1), ended] };
+}
+
+/** Shows what other tabs have changed, once its answer is complete; what this one is writing stays as it is. */
+async function refresh(): Promise<void> {
+  if (!app.settings.keep) return;
+  const writing = writingIn();
+  const left = new Set<string>();
+  const stored = await store.sessions((session) => {
+    const takes = session.id !== writing && !unfinished(session);
+    if (!takes) left.add(session.id);
+    return takes;
+  });
+  const mine = app.sessions.filter(({ id }) => id === writing || left.has(id) || !store.known(id));
+  const others = stored.filter(({ id }) => !mine.some((one) => one.id === id));
+  const sessions = [...mine, ...others].sort((a, b) => b.updated - a.updated);
+  const gone = app.current.turns.length > 0 && !sessions.some(({ id }) => id === app.current.id);
+  const current = gone ? blank() : (sessions.find(({ id }) => id === app.current.id) ?? app.current);
+  set({ sessions, current });
+}
+
+/** Keeps a conversation as it is now; gives its id, which is another one where another tab has changed it meanwhile. */
+async function keep(id: string): Promise<string> {
+  const session = app.sessions.find((one) => one.id === id);
+  if (session === undefined) return id;
+  const kept = await store.save(session);
+  if (kept === id) return id;
+  if (kept === null) {
+    // Another tab has deleted it.
+    set({ sessions: app.sessions.filter((one) => one.id !== id), current: app.current.id === id ? blank() : app.current });
+    return id;
+  }
+  const own = (one: Session): Session => (one.id === id ? { ...one, id: kept } : one);
+  set({ current: own(app.current), sessions: app.sessions.map(own) });
+  await refresh();
+  return kept;
+}
+
+async function keepAll(): Promise<void> {
+  for (const { id } of app.sessions) await keep(id);
 }
 
 /** Asks the server what it serves; while it isn't ready, again every few seconds. */
@@ -99,11 +167,13 @@ export function changeSettings(change: Partial<Settings>): void {
   localStorage.setItem(SETTINGS, JSON.stringify(settings));
   set({ settings });
   if (change.keep === undefined) return;
-  void store.keep(change.keep).then(() => Promise.all(app.sessions.map(store.save)));
+  void store.keep(change.keep).then(keepAll);
 }
 
 export function changeSystem(system: string): void {
-  replace({ ...app.current, system });
+  const session = { ...app.current, system };
+  replace(session);
+  void keep(session.id);
 }
 
 export function newSession(): void {
@@ -169,12 +239,14 @@ async function answer(turns: Turn[]): Promise<void> {
   const title = (first?.text || first?.pictures[0]?.name || "Pictures").replace(/\s+/g, " ").slice(0, 80);
   const session: Session = { ...app.current, title, turns: [...turns, turn], updated: Date.now() };
   const { think, temperature, maxTokens } = app.settings;
+  let id = session.id;
   set({ writing: turn.id });
   replace(session);
+  const begun = keep(id).then((kept) => (id = kept));
   const update = (change: Partial<ModelTurn>): void => {
     turn = { ...turn, ...change };
     // By its id: the reader may have gone to another conversation, or deleted this one, since.
-    const next = (one: Session): Session => (one.id === session.id ? { ...one, turns: [...turns, turn] } : one);
+    const next = (one: Session): Session => (one.id === id ? { ...one, turns: [...turns, turn] } : one);
     set({ current: next(app.current), sessions: app.sessions.map(next) });
   };
   try {
@@ -193,16 +265,15 @@ async function answer(turns: Turn[]): Promise<void> {
       update({ finish: "error", problem: words(error) });
     }
   }
+  await begun;
+  await keep(id);
   if (app.writing === turn.id) set({ writing: null });
-  const known = app.sessions.find(({ id }) => id === session.id);
-  if (known !== undefined) await store.save(known);
 }
 
-/** Shows a changed conversation and keeps it. */
+/** Shows a changed conversation. */
 function replace(session: Session): void {
   const others = app.sessions.filter(({ id }) => id !== session.id);
   set({ current: session, sessions: session.turns.length > 0 ? [session, ...others] : others });
-  void store.save(session);
 }
 
 /** The conversation as the API takes it: pictures before the words of their turn, thoughts left out. */

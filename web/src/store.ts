@@ -1,8 +1,9 @@
-import type { Session } from "./types";
+import { newId, type Session } from "./types";
 
 /**
  * Conversations and pictures, in this browser's IndexedDB and nowhere else; in memory alone when the reader wants nothing
- * kept, or where the browser has no database (a private window of some).
+ * kept, or where the browser has no database (a private window of some). Tabs tell each other of what they change; none
+ * overwrites what another has kept and it hasn't seen.
  */
 const NAME = "medgemma";
 const pictures = new Map<string, Blob>();
@@ -10,6 +11,16 @@ let database: Promise<IDBDatabase | null> | null = null;
 let keeping = true;
 /** An answer that was being written when its conversation was deleted must not bring it back. */
 const deleted = new Set<string>();
+/** The version of each conversation in the database that this tab has read or written. */
+const seen = new Map<string, string>();
+const channel = new BroadcastChannel(NAME);
+
+/** What another tab did: changed conversations, or turned keeping them off or on. */
+export type Notice = "changed" | "keeping";
+
+export function onNotice(listener: (notice: Notice) => void): void {
+  channel.addEventListener("message", (event: MessageEvent<Notice>) => listener(event.data));
+}
 
 function connect(): Promise<IDBDatabase | null> {
   database ??= new Promise((done) => {
@@ -27,13 +38,16 @@ function connect(): Promise<IDBDatabase | null> {
 
 type Stores = { sessions: IDBObjectStore; pictures: IDBObjectStore };
 
-async function write(work: (stores: Stores) => void): Promise<void> {
+async function write(work: (stores: Stores) => void, notice: Notice = "changed"): Promise<void> {
   const db = await connect();
   if (db === null) return;
   const transaction = db.transaction(["sessions", "pictures"], "readwrite");
   work({ sessions: transaction.objectStore("sessions"), pictures: transaction.objectStore("pictures") });
   await new Promise<void>((done) => {
-    transaction.oncomplete = () => done();
+    transaction.oncomplete = () => {
+      channel.postMessage(notice);
+      done();
+    };
     // A full disk: the conversation goes on in memory.
     transaction.onabort = () => done();
   });
@@ -49,32 +63,63 @@ async function read<T>(store: keyof Stores, get: (store: IDBObjectStore) => IDBR
   });
 }
 
-/** Newest first. */
-export async function sessions(): Promise<Session[]> {
+/** Newest first. Those that this tab doesn't take over from the database stay unseen. */
+export async function sessions(takes: (session: Session) => boolean = () => true): Promise<Session[]> {
   const all = (await read("sessions", (store) => store.getAll() as IDBRequest<Session[]>)) ?? [];
-  return all.sort((a, b) => b.updated - a.updated);
+  const taken = all.filter(takes);
+  for (const { id, version = "" } of taken) seen.set(id, version);
+  return taken.sort((a, b) => b.updated - a.updated);
 }
 
-export async function save(session: Session): Promise<void> {
-  if (!keeping || deleted.has(session.id) || session.turns.length === 0) return;
-  const ids = pictureIds(session);
+/** Whether a conversation is, or was, in the database. */
+export function known(id: string): boolean {
+  return seen.has(id);
+}
+
+/**
+ * Keeps a conversation and gives its id: another one where another tab has changed it unseen, since then this tab's
+ * becomes a conversation of its own; null where another tab has deleted it.
+ */
+export async function save(session: Session): Promise<string | null> {
+  if (!keeping || session.turns.length === 0) return session.id;
+  if (deleted.has(session.id)) return null;
+  let kept: string | null = session.id;
   await write((stores) => {
-    stores.sessions.put(session);
-    for (const id of ids) {
-      const blob = pictures.get(id);
-      if (blob !== undefined) stores.pictures.put(blob, id);
-    }
+    const before = stores.sessions.get(session.id) as IDBRequest<Session | undefined>;
+    before.onsuccess = () => {
+      const [stored, mine] = [before.result, seen.get(session.id)];
+      if (stored === undefined && mine !== undefined) {
+        kept = null;
+        return;
+      }
+      if (stored !== undefined && (stored.version ?? "") !== mine) kept = newId();
+      const id = kept ?? session.id;
+      const version = newId();
+      stores.sessions.put({ ...session, id, version });
+      seen.set(id, version);
+      for (const picture of pictureIds(session)) {
+        const blob = pictures.get(picture);
+        if (blob !== undefined) stores.pictures.put(blob, picture);
+      }
+    };
   });
+  return kept;
 }
 
-/** Deletes a conversation and its pictures. */
+/** Deletes a conversation, and its pictures where no other one has them. */
 export async function remove(session: Session): Promise<void> {
   deleted.add(session.id);
-  const ids = pictureIds(session);
-  for (const id of ids) pictures.delete(id);
   await write((stores) => {
     stores.sessions.delete(session.id);
-    for (const id of ids) stores.pictures.delete(id);
+    const others = stores.sessions.getAll() as IDBRequest<Session[]>;
+    others.onsuccess = () => {
+      const used = new Set(others.result.flatMap(pictureIds));
+      for (const id of pictureIds(session)) {
+        if (used.has(id)) continue;
+        pictures.delete(id);
+        stores.pictures.delete(id);
+      }
+    };
   });
 }
 
@@ -82,20 +127,25 @@ export async function remove(session: Session): Promise<void> {
 export async function removeAll(sessions: Session[]): Promise<void> {
   for (const { id } of sessions) deleted.add(id);
   pictures.clear();
-  await write((stores) => {
-    stores.sessions.clear();
-    stores.pictures.clear();
-  });
+  await write(clear);
 }
 
 /** Whether conversations outlive the page; turning it off deletes what was kept, but not what is in memory. */
 export async function keep(value: boolean): Promise<void> {
+  follow(value);
+  if (!value) await write(clear, "keeping");
+  else channel.postMessage("keeping" satisfies Notice);
+}
+
+/** Does as another tab has decided. */
+export function follow(value: boolean): void {
   keeping = value;
-  if (value) return;
-  await write((stores) => {
-    stores.sessions.clear();
-    stores.pictures.clear();
-  });
+  if (!value) seen.clear();
+}
+
+function clear(stores: Stores): void {
+  stores.sessions.clear();
+  stores.pictures.clear();
 }
 
 export function addPicture(id: string, blob: Blob): void {

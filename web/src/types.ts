@@ -45,6 +45,8 @@ export interface Session {
   updated: number;
   /** System text of this conversation. */
   system: string;
+  /** Changes each time it is kept: tells a tab that another one has changed it. */
+  version?: string;
 }
 
 /** How answers are asked for; the same for all conversations of this browser. */

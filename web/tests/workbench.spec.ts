@@ -170,6 +170,55 @@ test("conversations stay in this browser until they are deleted", async ({ page 
   await expect(page.locator(".sessions li")).toHaveCount(0);
 });
 
+test("one conversation is deleted only when the reader is sure", async ({ page }) => {
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  const remove = page.getByRole("button", { name: "Delete “Describe this X-ray.”" });
+  await remove.click();
+  await page.getByRole("button", { name: "Keep", exact: true }).click();
+  await expect(page.getByRole("heading", { name: "Findings" })).toBeVisible();
+  await remove.click();
+  await page.getByRole("button", { name: "Delete", exact: true }).click();
+  await expect(page.locator(".sessions li")).toHaveCount(0);
+});
+
+test("two tabs show each other's conversations and overwrite none", async ({ page, context }) => {
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  const other = await context.newPage();
+  await other.goto("/");
+  const list = (one: Page) => one.locator(".sessions li");
+  await expect(list(other)).toHaveCount(1);
+  // What one writes, the other shows.
+  await list(other).getByRole("button", { name: /^Describe this/ }).click();
+  await ask(other, "And then?");
+  await done(other);
+  await expect(page.locator(".said").last()).toHaveText("And then?");
+  // Both go on at once from there: each keeps what it wrote.
+  await ask(page, "slow, in the first tab");
+  await expect(page.getByLabel("Answer of the model").last()).toContainText("word");
+  await ask(other, "In the second tab");
+  await done(other);
+  await page.getByRole("button", { name: "Stop" }).click();
+  await done(page);
+  for (const tab of [page, other]) await expect(list(tab)).toHaveCount(2);
+  await page.reload();
+  await expect(list(page)).toHaveCount(2);
+  const lasts = [];
+  for (const at of [0, 1]) {
+    await list(page).nth(at).locator(".open-session").click();
+    await expect(list(page).nth(at)).toHaveClass("current");
+    lasts.push(await page.locator(".said").last().innerText());
+  }
+  expect(lasts.sort()).toEqual(["In the second tab", "slow, in the first tab"]);
+  // What one deletes is gone from the other.
+  await page.getByRole("button", { name: "Delete all" }).click();
+  await page.getByRole("button", { name: "Delete 2" }).click();
+  for (const tab of [page, other]) await expect(list(tab)).toHaveCount(0);
+  await expect(other.getByRole("heading", { name: "New conversation" })).toBeVisible();
+  await other.close();
+});
+
 test("nothing is kept when the reader wants nothing kept", async ({ page }) => {
   await page.getByLabel("Keep conversations").uncheck();
   await ask(page, "Describe this X-ray.");

@@ -100,6 +100,8 @@ pub enum Update {
         finish: Finish,
         /// What it took.
         timings: Timings,
+        /// The token that ends the text, where one came; it isn't told as [`Self::Token`].
+        token: Option<NewToken>,
     },
     /// It can't be computed.
     Failed(Error),

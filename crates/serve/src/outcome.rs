@@ -56,6 +56,8 @@ pub(crate) struct Outcome {
     pub(crate) thought_tokens: usize,
     pub(crate) end: Option<End>,
     pub(crate) stop: Option<String>,
+    /// The token that ended the text, which no text shows.
+    pub(crate) last: Option<SpokenToken>,
 }
 
 /// What one reply added.
@@ -65,6 +67,8 @@ pub(crate) struct Piece {
     pub(crate) answer: String,
     pub(crate) token: Option<SpokenToken>,
     pub(crate) end: Option<End>,
+    /// The token that ended the text, which no text shows.
+    pub(crate) last: Option<SpokenToken>,
 }
 
 impl Outcome {
@@ -81,7 +85,7 @@ impl Outcome {
             Reply::Said(Said::Token { thought, answer, token, thinks }) => {
                 self.new_tokens += 1;
                 self.thought_tokens += usize::from(thinks);
-                piece = Piece { thought, answer, token, end: None };
+                piece = Piece { thought, answer, token, ..Piece::default() };
             }
             Reply::Said(Said::Ended(ending)) => {
                 self.new_tokens = ending.timings.generated_tokens;
@@ -93,13 +97,15 @@ impl Outcome {
                     Finish::Loop => End::Loop,
                 });
                 self.stop = ending.stop;
-                (piece.thought, piece.answer) = (ending.thought, ending.answer);
+                (piece.thought, piece.answer, piece.last) =
+                    (ending.thought, ending.answer, ending.token.map(|token| *token));
             }
             Reply::Said(Said::Failed(error)) => return Err(error.into()),
         }
         self.thought.push_str(&piece.thought);
         self.answer.push_str(&piece.answer);
         self.tokens.extend(piece.token.clone());
+        self.last = self.last.take().or_else(|| piece.last.clone());
         self.end = self.end.or(piece.end);
         Ok(piece)
     }

@@ -163,6 +163,28 @@ fn completions_are_scored_echoed_and_batched() {
         assert_eq!(found.as_f64().map(|f| f as f32), wanted.logprob);
     }
     assert_eq!(logprobs.len(), scores.len() + 1);
+    // The token that ends the text is one more entry, as clients that score choices count on (lm-eval takes the last off).
+    let question = "Hello!";
+    let asked = json!({"messages": [{"role": "user", "content": question}]});
+    let mut ids = server.post("/tokenize", &asked).json()["tokens"].as_array().unwrap().clone();
+    let continued = json!({"prompt": ids, "max_tokens": 60, "temperature": 0, "logprobs": 1});
+    let whole = server.post("/v1/completions", &continued).json();
+    let count = whole["usage"]["completion_tokens"].as_u64().unwrap() as usize;
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    assert_eq!(whole["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap().len(), count);
+    assert_eq!(whole["choices"][0]["logprobs"]["tokens"][count - 1], "<end_of_turn>");
+    let text = &whole["choices"][0]["text"];
+    let reply =
+        server.post("/tokenize", &json!({"prompt": text, "add_special_tokens": false})).json()["tokens"].clone();
+    ids.extend(reply.as_array().unwrap().iter().cloned());
+    let scored = json!({"prompt": ids, "max_tokens": 1, "temperature": 0, "echo": true, "logprobs": 1});
+    let scored = server.post("/v1/completions", &scored).json();
+    assert_eq!(scored["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap().len(), ids.len() + 1);
+    let mut streamed = continued.clone();
+    streamed["stream"] = json!(true);
+    let pieces = server.post("/v1/completions", &streamed).events();
+    let tokens = pieces.iter().filter(|event| event["choices"][0]["logprobs"].is_object()).count();
+    assert_eq!(tokens, count);
     let none = json!({"prompt": "A pleural effusion.", "max_tokens": 0, "echo": true, "logprobs": 0});
     let none = server.post("/v1/completions", &none).json();
     assert_eq!(none["choices"][0]["text"], "A pleural effusion.");

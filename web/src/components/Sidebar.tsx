@@ -6,7 +6,9 @@ import { Icon } from "./Icon";
 
 /** Past conversations, and what becomes of them. */
 export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClose: () => void }): VNode {
-  const [sure, setSure] = useState(false);
+  // What is about to be deleted: a conversation's id, or all of them.
+  const [sure, setSure] = useState<string | null>(null);
+  const ALL = "all";
   return (
     <nav class={open ? "sidebar open" : "sidebar"} aria-label="Conversations">
       <div class="brand">
@@ -25,7 +27,25 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
         <Icon name="add" /> New conversation
       </button>
       <ul class="sessions">
-        {app.sessions.map((session) => (
+        {app.sessions.map((session) => sure === session.id ? (
+          <li key={session.id} class="sure">
+            <span class="session-title">{session.title}</span>
+            <div class="row" role="group" aria-label={`Delete “${session.title}”?`}>
+              <button
+                type="button"
+                class="danger"
+                ref={(element) => element?.focus()}
+                onClick={() => {
+                  setSure(null);
+                  void deleteSession(session);
+                }}
+              >
+                Delete
+              </button>
+              <button type="button" class="plain" onClick={() => setSure(null)}>Keep</button>
+            </div>
+          </li>
+        ) : (
           <li key={session.id} class={session.id === app.current.id ? "current" : ""}>
             <button
               type="button"
@@ -40,7 +60,7 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
               <span class="session-title">{session.title}</span>
               <span class="session-date">{new Date(session.updated).toLocaleDateString(undefined, { day: "numeric", month: "short" })}</span>
             </button>
-            <button type="button" class="quiet small" aria-label={`Delete “${session.title}”`} onClick={() => void deleteSession(session)}>
+            <button type="button" class="quiet small" aria-label={`Delete “${session.title}”`} onClick={() => setSure(session.id)}>
               <Icon name="trash" />
             </button>
           </li>
@@ -55,22 +75,22 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
           {app.settings.keep ? "In this browser only, until you delete them." : "Nothing is kept: closing the page forgets them."}
         </p>
         {app.sessions.length > 0 &&
-          (sure ? (
+          (sure === ALL ? (
             <div class="row" role="group" aria-label="Delete all conversations?">
               <button
                 type="button"
                 class="danger"
                 onClick={() => {
-                  setSure(false);
+                  setSure(null);
                   void deleteAll();
                 }}
               >
                 Delete {app.sessions.length}
               </button>
-              <button type="button" class="plain" onClick={() => setSure(false)}>Cancel</button>
+              <button type="button" class="plain" onClick={() => setSure(null)}>Cancel</button>
             </div>
           ) : (
-            <button type="button" class="quiet small" onClick={() => setSure(true)}><Icon name="trash" /> Delete all</button>
+            <button type="button" class="quiet small" onClick={() => setSure(ALL)}><Icon name="trash" /> Delete all</button>
           ))}
       </div>
     </nav>

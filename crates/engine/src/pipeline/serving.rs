@@ -109,7 +109,7 @@ pub struct PromptToken {
 }
 
 /// How a request ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
     /// The last of the thought.
     pub thought: String,
@@ -121,6 +121,8 @@ pub struct Ending {
     pub finish: Finish,
     /// The stop string that came.
     pub stop: Option<String>,
+    /// The token that ended the text, with its log-probability, where one came and that was asked for.
+    pub token: Option<Box<SpokenToken>>,
     /// Tokens and time taken.
     pub timings: Timings,
 }
@@ -448,12 +450,15 @@ impl<B: Backend> Serving<B> {
                     }
                     continue;
                 }
-                Update::Ended { finish, timings } => {
+                Update::Ended { finish, timings, token } => {
+                    let thought = talk.speech.in_thought();
                     let ended = match stopped.iter().find(|(other, _)| *other == ticket) {
                         // The stop string came with the last token.
                         Some((_, stop)) => talk.end(Finish::Stop, Some(*stop), timings),
                         None => talk.end(finish, None, timings),
                     };
+                    let spoken = |token: NewToken| Some(SpokenToken::new(tokenizer, &token, token.logprob?, thought));
+                    let ended = Ending { token: token.and_then(spoken).map(Box::new), ..ended };
                     self.talks.remove(&ticket);
                     Said::Ended(ended)
                 }
@@ -480,7 +485,7 @@ impl Talk {
         let cut_in_thought = self.speech.in_thought();
         let (thought, answer) = split(self.speech.finish());
         let stop = stop.and_then(|stop| self.stops.get(stop).cloned());
-        Ending { thought, answer, cut_in_thought, finish, stop, timings }
+        Ending { thought, answer, cut_in_thought, finish, stop, token: None, timings }
     }
 }
 

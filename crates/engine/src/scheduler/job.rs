@@ -133,7 +133,7 @@ impl<B: Backend> Job<B> {
             self.timings.prompt = since(self.begun);
         }
         if self.most == 0 {
-            self.end(Finish::Length, tell);
+            self.end(Finish::Length, None, tell);
             return None;
         }
         let token = match outputs::choose(output, &mut self.sampler, self.options.logprobs) {
@@ -147,15 +147,15 @@ impl<B: Backend> Job<B> {
         self.timings.generated_tokens += 1;
         let id = token.id;
         if self.options.stop_ids.contains(&id) {
-            self.end(Finish::Stop, tell);
+            self.end(Finish::Stop, Some(token), tell);
             return None;
         }
         self.masks.iter_mut().for_each(|mask| mask.accept(id));
         tell(Update::Token(token));
         if self.options.detect_loops && self.loops.push(id) {
-            self.end(Finish::Loop, tell);
+            self.end(Finish::Loop, None, tell);
         } else if self.timings.generated_tokens == self.most {
-            self.end(Finish::Length, tell);
+            self.end(Finish::Length, None, tell);
         }
         Some(id)
     }
@@ -165,8 +165,8 @@ impl<B: Backend> Job<B> {
         Timings { generation: since(self.read), ..self.timings }
     }
 
-    fn end(&mut self, finish: Finish, tell: &mut dyn FnMut(Update)) {
+    fn end(&mut self, finish: Finish, token: Option<NewToken>, tell: &mut dyn FnMut(Update)) {
         self.ended = true;
-        tell(Update::Ended { finish, timings: self.timings() });
+        tell(Update::Ended { finish, timings: self.timings(), token });
     }
 }

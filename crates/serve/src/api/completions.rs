@@ -160,7 +160,8 @@ fn list(outcome: &Outcome, tokenizer: &Tokenizer, prompt: &str) -> Listed {
     for token in &outcome.scores {
         listed.push(&token.bytes, token.logprob, &token.top, !tokenizer.is_special(token.id));
     }
-    for token in &outcome.tokens {
+    // The token that ended the text is one of those that were generated, and clients count on as many entries.
+    for token in outcome.tokens.iter().chain(&outcome.last) {
         listed.push(&token.bytes, Some(token.logprob), &token.top, !tokenizer.is_special(token.id));
     }
     listed
@@ -204,7 +205,7 @@ impl Writer for Chunks {
     fn begin(&mut self, _: &mut String) {}
 
     fn piece(&mut self, index: usize, piece: &Piece, _: &Outcome, out: &mut String) {
-        let token = piece.token.as_ref().filter(|_| self.logprobs);
+        let token = piece.token.as_ref().or(piece.last.as_ref()).filter(|_| self.logprobs);
         if piece.answer.is_empty() && token.is_none() && piece.end.is_none() {
             return;
         }

@@ -148,7 +148,11 @@ pub(super) fn sampling(fields: &Fields, frontend: &Frontend) -> Result<Sampling,
         min_p: fields.float("min_p")?.unwrap_or(usual.min_p),
         seed,
     };
-    sampling.check().map_err(Failure::bad)?;
+    // The sentence begins with the parameter's name, which is the field's.
+    sampling.check().map_err(|problem| Failure {
+        param: problem.split(' ').next().map(str::to_owned),
+        ..Failure::bad(problem.as_str())
+    })?;
     Ok(sampling)
 }
 
