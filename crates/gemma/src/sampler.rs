@@ -104,17 +104,41 @@ impl Sampler {
     /// Fills `candidates` with the `top_k` most likely, most likely first.
     fn keep_top_k(&mut self, logits: &[f32]) {
         self.candidates.clear();
-        // NaN isn't greater, either.
-        let possible = |l: &f32| *l > f32::NEG_INFINITY;
-        self.candidates
-            .extend(logits.iter().enumerate().filter(|(_, l)| possible(l)).map(|(id, logit)| (id as u32, *logit)));
-        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        let k = self.sampling.top_k;
-        if k > 0 && k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(k - 1, order);
+        let k = match self.sampling.top_k {
+            0 => logits.len(),
+            k => k.min(logits.len()),
+        };
+        if k == 0 {
+            return;
+        }
+        let room = k.saturating_add(k.max(256));
+        // The logit of the last of the k best so far: what is below it is passed over, which is nearly all of a vocabulary.
+        let mut least = f32::NEG_INFINITY;
+        for (at, part) in logits.chunks(LOOKED_AT).enumerate() {
+            if !part.iter().fold(false, |any, logit| any | (*logit >= least)) {
+                continue;
+            }
+            for (within, &logit) in part.iter().enumerate() {
+                // NaN isn't greater, either.
+                if logit >= least && logit > f32::NEG_INFINITY {
+                    self.candidates.push(((at * LOOKED_AT + within) as u32, logit));
+                }
+            }
+            if self.candidates.len() >= room {
+                self.keep_best(k);
+                least = self.candidates[k - 1].1;
+            }
+        }
+        self.keep_best(k);
+        self.candidates.sort_unstable_by(falling);
+    }
+
+    /// Drops all candidates but the best `k`; the last of these stands last.
+    fn keep_best(&mut self, k: usize) {
+        if k < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(k - 1, falling);
             self.candidates.truncate(k);
         }
-        self.candidates.sort_unstable_by(order);
     }
 
     /// Cuts the tail once the weights before it reach `top_p` of `total`; the first always stays.
@@ -141,6 +165,14 @@ impl Sampler {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
     }
+}
+
+/// Logits that are compared at once with what a candidate must reach.
+const LOOKED_AT: usize = 64;
+
+/// By falling logit, the smaller id first on ties.
+fn falling(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 /// The id of the largest logit, the smaller id on ties.
@@ -220,6 +252,31 @@ mod tests {
         assert_eq!(dropped(Sampling { top_p: 0.81, ..ALL }), [false, false, false, true]);
         assert_eq!(dropped(Sampling { min_p: 0.31, ..ALL }), [false, false, true, true]);
         assert_eq!(dropped(Sampling { temperature: 0.01, ..ALL }), [false, true, true, true]);
+    }
+
+    #[test]
+    fn the_most_likely_are_those_of_a_sorted_vocabulary() {
+        let mut random = Sampler::new(ALL);
+        for (count, top_k) in
+            [(1, 1), (70, 64), (5000, 1), (5000, 64), (5000, 600), (20_000, 4999), (900, 900), (300, 0)]
+        {
+            for levels in [3.0, 50.0, 1e9] {
+                // Few levels make ties; some can't be chosen.
+                let mut draw = || match random.uniform() {
+                    u if u < 0.01 => f32::NEG_INFINITY,
+                    u if u < 0.02 => f32::NAN,
+                    _ => ((random.uniform() - 0.5) * levels).round() * 0.1,
+                };
+                let logits: Vec<f32> = (0..count).map(|_| draw()).collect();
+                let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+                sorted.retain(|c| c.1 > f32::NEG_INFINITY);
+                sorted.sort_by(falling);
+                sorted.truncate(if top_k == 0 { count } else { top_k });
+                let mut sampler = Sampler::new(Sampling { top_k, ..ALL });
+                sampler.keep_top_k(&logits);
+                assert_eq!(sampler.candidates, sorted, "{top_k} of {count}");
+            }
+        }
     }
 
     #[test]
