@@ -25,7 +25,7 @@ pub(crate) struct Serve {
     /// The certificate's private key (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Let pages of another origin ask, as https://pages.example (can be given several times)
+    /// Let pages of another origin ask, such as `https://pages.example` (can be given several times)
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<Origin>,
     /// Keep an audit log in this SQLite file: who asked, when, digests of what came and went; never content
