@@ -138,6 +138,31 @@ unsafe fn finish(tile: usize, sums: &mut Sums) {
     unsafe { if tile == 0 { amx::store::<0, i32>(&mut sums.0) } else { amx::store::<1, i32>(&mut sums.0) } }
 }
 
+/// What is added to a tile's result for one group of 32 k.
+struct Group<'a> {
+    sums: &'a [[i32; LANES]; ROWS],
+    /// Of each output's weights.
+    scale: __m512,
+    min: __m512,
+    /// Of each row's activations, and their sums.
+    steps: &'a [f32; ROWS],
+    totals: &'a [f32; ROWS],
+}
+
+impl Group<'_> {
+    /// Adds half the rows, from `FROM` on. Without a branch among them, they are unrolled and `total` stays in registers.
+    #[inline(always)]
+    fn add<const MINS: bool, const FROM: usize>(&self, s: Avx512<true>, total: &mut [__m512; ROWS]) {
+        for r in FROM..FROM + ROWS / 2 {
+            let scale = s.mul(self.scale, s.splat(self.steps[r]));
+            total[r] = s.fma(s.to_f32(amx::integers(s, &self.sums[r])), scale, total[r]);
+            if MINS {
+                total[r] = s.fma(self.min, s.splat(self.totals[r]), total[r]);
+            }
+        }
+    }
+}
+
 /// Weights whose groups of 32 have scales of their own.
 struct Halves<'a, const BITS: usize, const MINS: bool>(Call<'a>);
 
@@ -195,7 +220,8 @@ impl<const BITS: usize, const MINS: bool> amx::Kernel for Halves<'_, BITS, MINS>
                     let x_next = of((i + 1).min(units - 1));
                     let (p, p_next) = (i % PANELS, (i + 1) % PANELS);
                     let c = &mut c[i / PANELS * ROWS * PANELS..][..ROWS * PANELS];
-                    assert!(x.scales.len() == groups * ROWS && x.total.len() == groups * ROWS);
+                    let (steps, totals) = (x.scales.as_chunks::<ROWS>().0, x.total.as_chunks::<ROWS>().0);
+                    assert!(steps.len() == groups && totals.len() == groups);
                     let mut total = [s.splat(0.0); ROWS];
                     if start > 0 {
                         for r in 0..ROWS {
@@ -214,18 +240,19 @@ impl<const BITS: usize, const MINS: bool> amx::Kernel for Halves<'_, BITS, MINS>
                             // SAFETY: as above.
                             unsafe { begin(g % 2, &x_next, g, &bytes[p_next]) };
                         }
-                        let (scale, min) = (scales[p][g], mins[p][g]);
-                        for (r, total) in total.iter_mut().enumerate() {
-                            if r == ROWS / 2 && more && g > 0 {
-                                // SAFETY: as above.
-                                unsafe { finish((g - 1) % 2, &mut sums_next[g - 1]) };
-                            }
-                            let scale = s.mul(scale, s.splat(x.scales[g * ROWS + r]));
-                            *total = s.fma(s.to_f32(amx::integers(s, &sums[g].0[r])), scale, *total);
-                            if MINS {
-                                *total = s.fma(min, s.splat(x.total[g * ROWS + r]), *total);
-                            }
+                        let group = Group {
+                            sums: &sums[g].0,
+                            scale: scales[p][g],
+                            min: mins[p][g],
+                            steps: &steps[g],
+                            totals: &totals[g],
+                        };
+                        group.add::<MINS, 0>(s, &mut total);
+                        if more && g > 0 {
+                            // SAFETY: as above.
+                            unsafe { finish((g - 1) % 2, &mut sums_next[g - 1]) };
                         }
+                        group.add::<MINS, { ROWS / 2 }>(s, &mut total);
                     }
                     if more {
                         // SAFETY: as above.
