@@ -155,10 +155,12 @@ def draw(results: dict, out: Path) -> None:
 
     each = all_peaks(results)
     peaks = {key: max(peaks[key] for peaks in each) for key in each[0]}
-    figure, axes = plt.subplots(figsize=(10, 6.2), dpi=130)
+    figure, axes = plt.subplots(figsize=(11.5, 6.2), dpi=130)
     x = [2.0 ** (eighth / 8) for eighth in range(0, 8 * 14)]
     slowest = min(peaks["read_bytes"] for peaks in each)
-    int8, floats = (peaks["int8_ops"], peaks["int8"]), (peaks["float_ops"], peaks["floats"])
+    # A peak and what reached it.
+    int8 = max((one["int8_ops"], one["int8"]) for one in each)
+    floats = max((one["float_ops"], one["floats"]) for one in each)
     for (roof, name), style in ((int8, "-"), (floats, "--")):
         axes.plot(
             x,
@@ -169,8 +171,8 @@ def draw(results: dict, out: Path) -> None:
         )
     axes.plot(x, [min(peaks["int8_ops"], at * slowest) / 1e9 for at in x], "k:", lw=1, label="least bandwidth measured")
     markers = {"medgemma": ("o", "tab:blue"), "llama.cpp": ("s", "tab:orange"), "mistral.rs": ("^", "tab:green")}
-    seen = set()
-    for result in results["results"]:
+    seen, works = set(), []
+    for number, result in enumerate(results["results"], 1):
         cost = Cost(**result["cost"])
         at = cost.operations / cost.bytes
         for key, (marker, colour) in markers.items():
@@ -179,15 +181,17 @@ def draw(results: dict, out: Path) -> None:
             reached = cost.operations / result["engines"][key]["seconds"]["median"] / 1e9
             label = None if key in seen else key
             seen.add(key)
-            axes.plot([at], [reached], marker, color=colour, ms=6, mfc=colour if marker == "o" else "none", label=label)
+            axes.plot([at], [reached], marker, color=colour, ms=9 if marker == "o" else 6, mfc=colour if marker == "o" else "none", label=label)
             if key == "medgemma":
-                text = f"{NAMES[result['work']]}, {MODELS[result['model']]}"
-                axes.annotate(text, (at, reached), xytext=(5, 3), textcoords="offset points", fontsize=5.5)
+                # Points lie close together: numbers fit among them, and names stand beside the picture.
+                axes.annotate(f"{number}", (at, reached), ha="center", va="center", fontsize=5, color="white")
+                works.append(f"{number:2}  {NAMES[result['work']]}, {MODELS[result['model']]}")
     axes.set(xscale="log", yscale="log", xlabel="operations for each byte read (weights once, cache)")
     axes.set(ylabel="10⁹ operations a second", title=f"{results['machine']['name']}, {results['threads']} threads")
     axes.grid(True, which="both", lw=0.3)
     axes.legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 0.745, 1))
+    figure.text(0.75, 0.93, "\n".join(works), fontsize=6.5, va="top", linespacing=1.6)
     figure.savefig(out)
 
 
