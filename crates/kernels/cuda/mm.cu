@@ -10,19 +10,12 @@
 // The first chunks of w are asked for before the kernel waits for the one before it (programmatic dependent launch):
 // while that one ends, the memory is busy.
 
-#include "common.cuh"
+#include "tiles.cuh"
 
 namespace {
 
 constexpr int WARPS = 8;
 constexpr int CHUNK = 64;
-
-__device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                    uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 /// Eight values of x for each of the two groups of 32 of a chunk.
 struct Operand {
@@ -39,9 +32,6 @@ __device__ __forceinline__ void copy16_or_zero(char* to, const void* from, bool 
 __device__ __forceinline__ void copy8(char* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from));
 }
-__device__ __forceinline__ uint4 read16(const char* at) { return *reinterpret_cast<const uint4*>(at); }
-__device__ __forceinline__ uint2 read8(const char* at) { return *reinterpret_cast<const uint2*>(at); }
-
 /// bf16 weights, row after row.
 struct Bf16 {
     static constexpr bool HALVES = false;
@@ -89,16 +79,6 @@ struct Bf16 {
         }
     }
 };
-
-/// Eight nibbles as four pairs of bf16, `offset` taken off: exact.
-__device__ __forceinline__ uint4 nibbles(uint32_t v, uint32_t offset) {
-    uint4 r;
-    r.x = sub_bf16x2((v & 0x000f000fu) | 0x43004300u, offset);
-    r.y = sub_bf16x2(((v >> 4) & 0x000f000fu) | 0x43004300u, offset);
-    r.z = sub_bf16x2(((v >> 8) & 0x000f000fu) | 0x43004300u, offset);
-    r.w = sub_bf16x2(((v >> 12) & 0x000f000fu) | 0x43004300u, offset);
-    return r;
-}
 
 /// 4-bit weights with a scale for each 32 (and what is taken off, with MINS).
 template <bool MINS>
@@ -149,9 +129,10 @@ struct Q4 {
     static __device__ __forceinline__ void multiply(float acc[NT][4], const Chunk& c, const Operand x[NT],
                                                     const float (*sums)[2][4]) {
         constexpr uint32_t OFFSET = MINS ? 0x43004300u : 0x43084308u;  // 128, 136
+        const uint32_t mask = nibble_mask();
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-            uint4 a = nibbles(j ? c.q.z : c.q.x, OFFSET), b = nibbles(j ? c.q.w : c.q.y, OFFSET);
+            uint4 a = nibbles(j ? c.q.z : c.q.x, OFFSET, mask), b = nibbles(j ? c.q.w : c.q.y, OFFSET, mask);
             float top, bottom;
             if (MINS) {
                 top = __uint_as_float(j ? c.scale.z : c.scale.x);
@@ -181,15 +162,6 @@ struct Q4 {
         }
     }
 };
-
-/// Four signed bytes as two pairs of bf16: exact.
-__device__ __forceinline__ uint2 bytes(uint32_t v) {
-    v ^= 0x80808080u;
-    float f[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) f[i] = __uint_as_float(__byte_perm(v, 0x4b000000u, 0x7650 + i)) - 8388736.0f;
-    return make_uint2(pack_bf16(f[0], f[1]), pack_bf16(f[2], f[3]));
-}
 
 /// 8-bit weights with an f16 scale for each 32, or (HALF) an f32 one for each 16.
 template <bool HALF>
