@@ -14,6 +14,8 @@ mod error;
 mod failure;
 mod fields;
 mod form;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guard;
 mod image;
 mod keys;
