@@ -159,6 +159,9 @@ pub(crate) struct Sample {
     /// Let the model think before it answers
     #[arg(long)]
     pub(crate) think: bool,
+    /// Most tokens of the thought: then it is ended, and the answer follows
+    #[arg(long, value_name = "N", requires = "think")]
+    pub(crate) think_budget: Option<usize>,
     /// Most tokens of an answer, its thought included
     #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) max_tokens: Option<usize>,

@@ -150,6 +150,22 @@ fn the_answer_ends_before_a_stop_text() {
 }
 
 #[test]
+fn a_thought_ends_when_its_budget_is_spent() {
+    let program = Program::new("demo");
+    let thought = |more: &[&str]| {
+        let args = ["Report this X-ray.", "--think", "--json", "--max-tokens", "200"];
+        let reply = json(&run(program.home.path(), &[&["run", "demo"], &args[..], more].concat()));
+        let message = &reply["choices"][0]["message"];
+        assert!(message["content"].as_str().is_some_and(|answer| !answer.is_empty()), "{reply}");
+        message["reasoning_content"].as_str().unwrap_or_default().len()
+    };
+    let whole = thought(&[]);
+    assert!(thought(&["--think-budget", "4"]) < whole && thought(&["--think-budget", "1000"]) == whole);
+    let alone = run(program.home.path(), &["run", "demo", "x", "--think-budget", "4"]);
+    assert!(alone.status.code() == Some(2) && stderr(&alone).contains("--think"));
+}
+
+#[test]
 fn guesses_change_nothing_but_the_time() {
     let home = tempfile::tempdir().unwrap();
     let question = "The lungs are clear. The heart is normal. The lungs are clear. Is the heart normal?";

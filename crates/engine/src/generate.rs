@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::loops::LoopDetector;
 use crate::outputs::{self, Outputs};
 use crate::runner::{Runner, Work};
+use crate::scheduler::Mask;
 use crate::sequence::Sequence;
 use crate::speculate::{Drafter, Speculator};
 use medgemma_gemma::sampler::{self, Sampler, Sampling, TokenLogprob};
@@ -113,6 +114,21 @@ pub fn generate_with<B: Backend>(
     drafter: &mut dyn Drafter,
     on: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<(Finish, Timings), Error> {
+    generate_held(runner, sequence, options, drafter, None, on)
+}
+
+/// As [`generate_with`], with `mask` changing logits before each draw. While it isn't idle nothing is guessed.
+///
+/// # Errors
+/// As [`generate`], and when the mask can't be followed.
+pub fn generate_held<B: Backend>(
+    runner: &mut Runner<B>,
+    sequence: &mut Sequence<B>,
+    options: &Generation,
+    drafter: &mut dyn Drafter,
+    mask: Option<&mut dyn Mask>,
+    on: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<(Finish, Timings), Error> {
     options.sampling.check().map_err(Error::Parameter)?;
     let mut timings = Timings::default();
     let begun = Instant::now();
@@ -132,10 +148,10 @@ pub fn generate_with<B: Backend>(
     let best_only = outputs::wants_best(options);
     let mut draft = Vec::with_capacity(most);
     let (room, begun) = (runner.config().context.saturating_sub(sequence.tokens().len()), Instant::now());
-    let mut writer = Writer::new(options, room, timings, on);
-    outputs.fetch(runner, &[row], best_only);
+    let mut writer = Writer::new(options, room, timings, mask.map(|mask| mask as &mut dyn Mask), on);
+    outputs.fetch(runner, &[row], best_only && writer.is_free());
     loop {
-        let chosen = writer.choose(&outputs, &draft, begun);
+        let chosen = writer.choose(&mut outputs, &draft, begun);
         // What was guessed wrong is taken back also when the model failed.
         runner.settle(sequence, writer.kept);
         let Chosen { next, finish } = chosen?;
@@ -148,7 +164,7 @@ pub fn generate_with<B: Backend>(
         draft.clear();
         // The step gives one token more than were guessed.
         let most = most.min(writer.left() - 1);
-        if most > 0 {
+        if most > 0 && writer.is_free() {
             drafter.draft(sequence.tokens(), most, &mut draft);
             let usable = draft.iter().take(most).take_while(|id| (**id as usize) < vocab).count();
             draft.truncate(usable);
@@ -156,7 +172,7 @@ pub fn generate_with<B: Backend>(
         let begun = Instant::now();
         verify(runner, sequence, &mut draft)?;
         let rows: Vec<u32> = (0..=draft.len() as u32).collect();
-        outputs.fetch(runner, &rows, best_only);
+        outputs.fetch(runner, &rows, best_only && writer.is_free());
         drafter.took(draft.len() + 1, begun.elapsed());
     }
 }
@@ -185,6 +201,7 @@ struct Writer<'a> {
     /// Tokens of the last draft that stay, as if they had been computed one by one.
     kept: usize,
     timings: Timings,
+    mask: Option<&'a mut dyn Mask>,
     on: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 }
 
@@ -201,12 +218,18 @@ impl<'a> Writer<'a> {
         options: &'a Generation,
         room: usize,
         timings: Timings,
+        mask: Option<&'a mut dyn Mask>,
         on: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Self {
         let sampler = Sampler::new(options.sampling);
         // A prompt that fills the context still gets the token that comes out of its computation.
         let most = options.max_tokens.min(room.max(1));
-        Self { options, sampler, loops: LoopDetector::default(), most, kept: 0, timings, on }
+        Self { options, sampler, loops: LoopDetector::default(), most, kept: 0, timings, mask, on }
+    }
+
+    /// Whether nothing changes logits now.
+    fn is_free(&self) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask.is_idle())
     }
 
     /// Tokens that may still be chosen.
@@ -216,18 +239,25 @@ impl<'a> Writer<'a> {
 
     /// Chooses tokens as long as the draft has guessed them, and the one after. Row i of `outputs`, of which there is
     /// one more than guesses, stands before guess i.
-    fn choose(&mut self, outputs: &Outputs, draft: &[u32], begun: Instant) -> Result<Chosen, Error> {
+    fn choose(&mut self, outputs: &mut Outputs, draft: &[u32], begun: Instant) -> Result<Chosen, Error> {
         self.timings.drafted_tokens += draft.len();
         self.kept = 0;
         loop {
+            if let (Some(mask), Some(logits)) = (&mut self.mask, outputs.logits_mut(self.kept)) {
+                mask.allow(logits).map_err(Error::Parameter)?;
+            }
             let token = outputs::choose(outputs.row(self.kept), &mut self.sampler, self.options.logprobs)?;
             self.timings.generated_tokens += 1;
             self.timings.generation = begun.elapsed();
-            let guessed = draft.get(self.kept) == Some(&token.id);
-            self.timings.accepted_tokens += usize::from(guessed);
             if self.options.stop_ids.contains(&token.id) {
                 return Ok(Chosen { next: None, finish: Some(Finish::Stop) });
             }
+            if let Some(mask) = &mut self.mask {
+                mask.accept(token.id);
+            }
+            // Behind a token that ends the mask's rest, logits must be asked for anew.
+            let guessed = draft.get(self.kept) == Some(&token.id) && self.is_free();
+            self.timings.accepted_tokens += usize::from(guessed);
             let finish = self.tell(&token);
             // The last token of a text waits to be computed, whether it was guessed or not.
             if finish.is_some() || !guessed {
@@ -274,7 +304,6 @@ fn prefill<B: Backend>(
     }
 }
 
-/// Chooses a token, with its log-probability and `count` others' when they are asked for.
 /// Log-probabilities of a prompt's tokens, each given those before it: entry i belongs to token i + 1.
 ///
 /// # Errors

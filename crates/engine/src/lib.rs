@@ -14,7 +14,7 @@ mod sequence;
 pub mod speculate;
 
 pub use error::Error;
-pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, generate_with, score};
+pub use generate::{Finish, Generation, NewToken, Progress, Timings, generate, generate_held, generate_with, score};
 pub use load::{Checkpoint, Device};
 pub use loops::LoopDetector;
 pub use pipeline::{Event, LoadOptions, Opened, Options, Pipeline, Quant, Reply, Request, Serving, ServingOptions};

@@ -341,7 +341,15 @@ fn replies_are_the_same_with_stop_strings_and_a_draft_model() {
     let options = Options { max_tokens: Some(120), ignore_eos: true, logprobs: Some(2), ..Options::default() };
     let whole = both(&mut pipeline, &options);
     pipeline.load_draft(Opened::open("demo", None).unwrap(), &LoadOptions::default(), |_| {}).unwrap();
-    both(&mut pipeline, &Options { think: true, ignore_eos: false, ..options.clone() });
+    let thinks = Options { think: true, ignore_eos: false, ..options.clone() };
+    let thought = both(&mut pipeline, &thinks);
+    for budget in [0, 1, 5, 1000] {
+        let reply = both(&mut pipeline, &Options { thought_budget: Some(budget), ..thinks.clone() });
+        // The two tokens that mark it aren't counted.
+        let taken = reply.tokens.iter().filter(|token| token.thought).count();
+        assert!(taken <= budget + 2 && !reply.cut_in_thought && !reply.answer.is_empty(), "{budget}: {reply:?}");
+        assert!(budget < 1000 || reply.tokens == thought.tokens, "a budget that isn't reached changes nothing");
+    }
     let starts: Vec<usize> = whole.answer.char_indices().map(|(at, _)| at).collect();
     for at in starts.iter().step_by(7) {
         let stop: String = whole.answer[*at..].chars().take(5).collect();

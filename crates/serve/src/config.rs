@@ -1,6 +1,7 @@
 //! How a server is run.
 
 use crate::cors::Origin;
+use crate::fetch::ImageHost;
 use crate::keys::Keys;
 use crate::tls::Tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,8 +33,17 @@ pub struct Config {
     pub pixels: u64,
     /// Pictures of a request.
     pub images: usize,
+    /// Servers that pictures are fetched from where a request gives their address; none, and nothing is fetched, when
+    /// empty.
+    pub image_hosts: Vec<ImageHost>,
+    /// Authorities that these servers' certificates are from, in PEM; Mozilla's when `None`.
+    pub image_roots: Option<PathBuf>,
+    /// How long fetching a request's pictures may take.
+    pub image_time: Duration,
     /// Most new tokens of an answer, whatever a request says.
     pub max_tokens: usize,
+    /// How long a request's headers may take to come, and how long a connection may ask nothing.
+    pub headers: Duration,
     /// How long a request may take, waiting included.
     pub time: Duration,
     /// How long running requests may go on when the server is told to end.
@@ -55,7 +65,11 @@ impl Config {
             body: 64 << 20,
             pixels: 64_000_000,
             images: 32,
+            image_hosts: Vec::new(),
+            image_roots: None,
+            image_time: Duration::from_secs(20),
             max_tokens: 8192,
+            headers: Duration::from_secs(30),
             time: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
         }

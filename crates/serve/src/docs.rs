@@ -116,7 +116,10 @@ fn route(path: &str, method: &str, operation: &Value, out: &mut String) {
     for (status, response) in operation["responses"].as_object().into_iter().flatten() {
         let _ = write!(out, "<dt><code>{status}</code> {}</dt>", words(response, "description"));
         for (kind, content) in response["content"].as_object().into_iter().flatten() {
-            let _ = write!(out, "<dd><code>{kind}</code> {}</dd>", summary(&content["schema"]));
+            // What a stream is made of, which OpenAPI 3.1 has no word for.
+            let item = &content["x-item"];
+            let what = if item.is_null() { summary(&content["schema"]) } else { summary(item) };
+            let _ = write!(out, "<dd><code>{kind}</code> {what}</dd>");
         }
     }
     out.push_str("</dl></details>");

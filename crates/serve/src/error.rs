@@ -41,6 +41,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The authorities of hosts of pictures can't be used.
+    #[error("authorities of hosts of pictures: {}: {problem}", path.display())]
+    ImageRoots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The model can't be loaded.
     #[error("{0}")]
     Load(Box<dyn std::error::Error + Send + Sync>),

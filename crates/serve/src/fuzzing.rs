@@ -3,6 +3,7 @@
 
 use crate::api;
 use crate::config::Config;
+use crate::error::Error;
 use crate::server::{Ready, Shared};
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -34,9 +35,9 @@ impl Routes {
     /// Those of a model that answers nothing.
     ///
     /// # Errors
-    /// When the system gives no threads.
-    pub fn new(frontend: Frontend, config: Config) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::new(config, Arc::default(), None));
+    /// When the system gives no threads, or the configuration can't be used.
+    pub fn new(frontend: Frontend, config: Config) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::new(config, Arc::default(), None)?);
         let (orders, _) = mpsc::channel();
         // Set once, here.
         let _ = shared.ready.set(Ready { frontend, orders, forms: OnceLock::new() });

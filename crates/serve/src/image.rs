@@ -1,4 +1,4 @@
-//! Pictures in requests: data URLs only. Nothing is fetched.
+//! Pictures in requests: data URLs. What may be fetched ([`crate::fetch`]) has become one before.
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -27,7 +27,7 @@ pub(crate) fn take(messages: &mut [Message], config: &Config) -> Result<Vec<RgbI
 fn decode_url(field: &str, url: &str, config: &Config) -> Result<RgbImage, Failure> {
     let data = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).map(|_| &url[5..]);
     let Some(data) = data else {
-        return Err(Failure::field(field, "pictures aren't fetched: give a data URL (data:image/png;base64,…)"));
+        return Err(Failure::field(field, "pictures aren't fetched here: give a data URL (data:image/png;base64,…)"));
     };
     let (_, data) = data
         .split_once(',')

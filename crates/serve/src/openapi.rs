@@ -15,7 +15,8 @@ const PARTS: [&str; 6] = [
 
 const ABOUT: &str = "A server of one MedGemma model. Not a medical device: whatever shows an answer to somebody must say so, \
 and a clinician reviews every answer. Fields that aren't described here are ignored, and named in the response header \
-x-medgemma-ignored. Errors never repeat what a request says.";
+x-medgemma-ignored. Errors never repeat what a request says. Of streams, `x-item` is the schema of each event's data, or of \
+each line.";
 
 /// What can go wrong anywhere: the status, and what it means.
 const EVERYWHERE: [(&str, &str); 3] = [

@@ -3,8 +3,10 @@
 use crate::assets;
 use crate::audit::{Audit, Log};
 use crate::config::Config;
+use crate::connections;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::fetch::Fetcher;
 use crate::form::Forms;
 use crate::guard;
 use crate::keys::Keys;
@@ -15,7 +17,7 @@ use crate::worker::{self, Order};
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::serve::{Listener, ListenerExt};
+use axum::serve::ListenerExt;
 use medgemma_engine::Serving;
 use medgemma_engine::pipeline::Frontend;
 use medgemma_kernels::Backend;
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: Arc<Semaphore>,
     /// Requests that may be prepared at once: each may hold many pictures.
     pub(crate) preparing: Arc<Semaphore>,
+    /// What fetches pictures, where any may be fetched.
+    pub(crate) fetcher: Option<Arc<Fetcher>>,
 }
 
 /// A loaded model.
@@ -57,16 +61,20 @@ impl Ready {
 
 impl Shared {
     /// Before the model is loaded.
-    pub(crate) fn new(config: Config, metrics: Arc<Metrics>, audit: Option<Audit>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When pictures may be fetched, but the authorities to trust can't be read.
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>, audit: Option<Audit>) -> Result<Self, Error> {
+        Ok(Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight)),
             preparing: Arc::new(Semaphore::new(2)),
+            fetcher: Fetcher::new(&config)?.map(Arc::new),
             config,
             metrics,
             audit,
             ready: OnceLock::new(),
             draining: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The model, when it is loaded and new requests are taken.
@@ -143,7 +151,7 @@ async fn run<B: Backend>(
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
     on(Started::Listening(listener.local_addr()?));
     let drain = config.drain;
-    let shared = Arc::new(Shared::new(config, metrics, audit));
+    let shared = Arc::new(Shared::new(config, metrics, audit)?);
     let abort = Arc::new(AtomicBool::new(false));
     let (mut ended, ready) = compute(&shared, load, &abort)?;
     let told = Arc::clone(&on);
@@ -154,10 +162,13 @@ async fn run<B: Backend>(
     });
     let begin_drain = Arc::new(Notify::new());
     let begun = Arc::clone(&begin_drain);
-    let routes = routes(Arc::clone(&shared));
+    let end = async move { begun.notified().await };
+    let (routes, patience) = (routes(Arc::clone(&shared)), shared.config.headers);
     let mut server = match acceptor {
-        None => tokio::spawn(listen(listener.tap_io(at_once), routes, begun)),
-        Some(acceptor) => tokio::spawn(listen(tls::Listener::new(listener, acceptor)?, routes, begun)),
+        None => tokio::spawn(connections::serve(listener.tap_io(at_once), routes, patience, end)),
+        Some(acceptor) => {
+            tokio::spawn(connections::serve(tls::Listener::new(listener, acceptor)?, routes, patience, end))
+        }
     };
     let result = tokio::select! {
         result = &mut ended => result.unwrap_or(Err(Error::Stopped)),
@@ -174,14 +185,6 @@ async fn run<B: Backend>(
     server.abort();
     abort.store(true, Ordering::Relaxed);
     result
-}
-
-/// Serves until `end` says so, and then what runs.
-async fn listen<L: Listener>(listener: L, routes: Router, end: Arc<Notify>) -> std::io::Result<()>
-where
-    L::Addr: std::fmt::Debug,
-{
-    axum::serve(listener, routes).with_graceful_shutdown(async move { end.notified().await }).await
 }
 
 /// Tokens are sent as they come, not when there are more.

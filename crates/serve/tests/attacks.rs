@@ -263,3 +263,40 @@ fn who_says_nothing_holds_up_nobody() {
     let _ = long.read(&mut [0; 10]);
     assert_eq!(server.get("/health").status, 200);
 }
+
+/// Who sends a request's headers too slowly, or nothing at all, is let go; a request under way isn't.
+#[test]
+fn headers_must_come_in_time() {
+    let server = Server::start(Config { headers: Duration::from_millis(700), ..config() });
+    let begun = Instant::now();
+    let mut silent = TcpStream::connect(server.address).unwrap();
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    slow.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").unwrap();
+    let mut dripping = slow.try_clone().unwrap();
+    let drip = std::thread::spawn(move || {
+        while dripping.write_all(b"x").is_ok() && begun.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    for stream in [&mut silent, &mut slow] {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        // Reset where bytes were under way, else closed.
+        assert!(matches!(stream.read(&mut [0; 100]), Ok(0) | Err(_)));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "they were let go after {:?}", begun.elapsed());
+    drop(slow);
+    drip.join().unwrap();
+    // The time is that of headers alone: an answer may take longer.
+    let body = ask("Hello!").to_string();
+    let mut stream = server.begin("POST", CHAT, &format!("Content-Length: {}\r\n", body.len()));
+    std::thread::sleep(Duration::from_millis(1000));
+    stream.write_all(body.as_bytes()).unwrap();
+    assert_eq!(receive(stream).status, 200);
+    // One that is kept for another request is let go when none comes.
+    let mut kept = TcpStream::connect(server.address).unwrap();
+    kept.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    kept.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut said = Vec::new();
+    kept.read_to_end(&mut said).unwrap();
+    assert!(said.starts_with(b"HTTP/1.1 200"));
+}

@@ -2,7 +2,7 @@
 
 use super::{Load, at_least_1};
 use clap::Args;
-use medgemma_serve::Origin;
+use medgemma_serve::{ImageHost, Origin};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -56,6 +56,9 @@ pub(crate) struct Serve {
     /// Most pictures of a request
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) max_images: usize,
+    /// Fetch pictures that a request gives by address from this host, such as `pacs.example` (can be given several times)
+    #[arg(long, value_name = "HOST")]
+    pub(crate) image_host: Vec<ImageHost>,
     /// Largest picture in megapixels
     #[arg(long, value_name = "MP", default_value_t = 64)]
     pub(crate) max_pixels: u64,

@@ -11,7 +11,7 @@ use medgemma_engine::ServingOptions;
 use medgemma_serve::{Config, Error, Keys, Started, Tls};
 use std::future::pending;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Serves until it is told to end.
@@ -31,6 +31,9 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         body: args.max_body.saturating_mul(1_000_000),
         pixels: args.max_pixels.saturating_mul(1_000_000),
         images: args.max_images,
+        image_hosts: args.image_host.clone(),
+        // As `pull` does.
+        image_roots: std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from),
         max_tokens: args.max_tokens,
         time: Duration::from_secs(args.time_limit.min(10 * 365 * 86_400)),
         drain: Duration::from_secs(args.drain),

@@ -24,6 +24,8 @@ pub struct Options {
     pub sampling: Option<Sampling>,
     /// Ask the model to think before it answers (1.5-4b-it, 27b-it, 27b-text-it were trained to).
     pub think: bool,
+    /// Most tokens of the thought: then it is ended, and the answer follows. No bound of its own when `None`.
+    pub thought_budget: Option<usize>,
     /// Strings that end the answer; they aren't part of it. Not looked for in the thought.
     pub stop: Vec<String>,
     /// Report log-probabilities, with this many alternatives to each token.
@@ -45,6 +47,7 @@ impl Default for Options {
             max_tokens: None,
             sampling: None,
             think: false,
+            thought_budget: None,
             stop: Vec::new(),
             logprobs: None,
             pan_and_scan: None,

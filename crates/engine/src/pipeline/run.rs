@@ -1,10 +1,12 @@
 //! Answering: messages → prompt → tokens → text.
 
 use super::features::digest;
+use super::hold::ThoughtBudget;
 use super::spoken::{Speech, Spoken, SpokenToken};
 use super::{Options, Pipeline, Request};
 use crate::error::Error;
 use crate::generate::{self, Finish, Generation, Progress, Timings};
+use crate::scheduler::Mask;
 use crate::sequence::PlacedImage;
 use crate::speculate::{DRAFT_MAX, Speculator};
 use medgemma_gemma::image::RgbImage;
@@ -178,15 +180,17 @@ impl Pipeline {
             detect_loops: options.detect_loops,
             draft_max: options.draft_max.unwrap_or(DRAFT_MAX),
         };
-        let mut reply = self.speak(&generation, &options.stop, on)?;
+        let mut reply = self.speak(&generation, options, on)?;
         reply.usage = Usage { prompt_tokens, cached_tokens, completion_tokens: reply.timings.generated_tokens };
         Ok(reply)
     }
 
     /// Generates tokens and turns them into text.
-    fn speak(&mut self, generation: &Generation, stops: &[String], on: Listener<'_>) -> Result<Reply, Error> {
+    fn speak(&mut self, generation: &Generation, options: &Options, on: Listener<'_>) -> Result<Reply, Error> {
         let tokenizer = &self.assets.tokenizer;
-        let mut speech = Speech::new(tokenizer, stops);
+        let mut speech = Speech::new(tokenizer, &options.stop);
+        let mut budget = options.thought_budget.and_then(|tokens| ThoughtBudget::new(tokenizer, tokens));
+        let mask = budget.as_mut().map(|budget| budget as &mut dyn Mask);
         let mut step = |progress: Progress<'_>| match progress {
             Progress::Prompt { done, total } => on(Event::Prompt { done, total }),
             Progress::Token(token) => {
@@ -199,7 +203,7 @@ impl Pipeline {
             None => Speculator::default(),
         };
         let (runner, sequence) = (&mut self.runner, &mut self.sequence);
-        let (finish, timings) = generate::generate_with(runner, sequence, generation, &mut drafter, &mut step)?;
+        let (finish, timings) = generate::generate_held(runner, sequence, generation, &mut drafter, mask, &mut step)?;
         let finish = if speech.stopped() { Finish::Stop } else { finish };
         let cut_in_thought = speech.in_thought();
         // The listener may have had enough already; there is nothing left to end.

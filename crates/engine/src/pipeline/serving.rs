@@ -3,6 +3,7 @@
 
 use super::assets::Assets;
 use super::features::{FeatureCache, digest};
+use super::hold::ThoughtBudget;
 use super::run::LONGEST_REPLY;
 use super::spoken::{Speech, Spoken, SpokenToken};
 use super::{Options, Pipeline, Request};
@@ -251,7 +252,9 @@ impl Frontend {
             draft_max: 0,
         };
         let stops = options.stop.clone();
-        Ok(Prepared { ids, pictures, generation, stops, prompt_logprobs: None, masks: Vec::new(), plain })
+        let budget = options.thought_budget.and_then(|tokens| ThoughtBudget::new(self.tokenizer(), tokens));
+        let masks = budget.into_iter().map(|budget| Box::new(budget) as Box<dyn Mask>).collect();
+        Ok(Prepared { ids, pictures, generation, stops, prompt_logprobs: None, masks, plain })
     }
 }
 

@@ -44,8 +44,8 @@ fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
     let options = &mut writing.options;
     options.max_tokens = Some(budget(fields, &["max_completion_tokens", "max_tokens"], 1, &shared.config)?);
     options.think = thinking.asked;
+    options.thought_budget = thinking.budget;
     options.logprobs = logprobs.then_some(alternatives.unwrap_or(0));
-    writing.hold.thought = thinking.budget;
     let seed = writing.seed();
     let Writing { options, hold, answers, stream, with_usage } = writing;
     Ok(Asked { ask: Ask { messages, images: None, options, hold }, answers, seed, stream, with_usage, logprobs })
@@ -70,7 +70,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     let asked = parse(&shared, &fields)?;
     let ignored = fields.ignored();
     drop(fields);
-    let (ask, answers, seed) = (asked.ask, asked.answers, asked.seed);
+    let (ask, answers, seed) = (asked.ask.fetched(&shared).await?, asked.answers, asked.seed);
     let names = ask.hold.tools.as_ref().and_then(Tools::names);
     let running = submit(&shared, owner, answers, move |frontend, shared| {
         Ok(repeat(ask.prepare(frontend, shared)?, answers, seed))

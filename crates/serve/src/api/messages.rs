@@ -42,15 +42,17 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Res
         max_tokens: Some(budget(&fields, &["max_tokens"], 1, &shared.config)?),
         sampling: Some(sampling),
         think: thinking.asked,
+        thought_budget: thinking.budget,
         stop: stops(&fields, "stop_sequences")?,
         ..Options::default()
     };
-    let hold = Hold { form, tools, thought: thinking.budget, ..Hold::default() };
+    let hold = Hold { form, tools, ..Hold::default() };
     let ask = Ask { messages: conversation(&fields)?, images: None, options, hold };
     let stream = fields.flag("stream")?.unwrap_or(false);
     fields.get("metadata");
     let ignored = fields.ignored();
     drop(fields);
+    let ask = ask.fetched(shared).await?;
     let seed = sampling.seed;
     let running =
         submit(shared, owner, 1, move |frontend, shared| Ok(repeat(ask.prepare(frontend, shared)?, 1, seed))).await?;

@@ -13,6 +13,7 @@ pub(crate) mod tokens;
 
 use crate::audit::digest;
 use crate::failure::{Failure, answer};
+use crate::fetch;
 use crate::fields::Fields;
 use crate::guard::Owner;
 use crate::image;
@@ -85,6 +86,12 @@ struct Ask {
 }
 
 impl Ask {
+    /// With the pictures that are given by address, where any may be.
+    async fn fetched(mut self, shared: &Arc<Shared>) -> Result<Self, Failure> {
+        self.messages = fetch::bring(shared, self.messages).await?;
+        Ok(self)
+    }
+
     fn prepare(mut self, frontend: &Frontend, shared: &Shared) -> Result<Prepared, Failure> {
         let images = match self.images {
             Some(images) => images,

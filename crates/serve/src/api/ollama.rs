@@ -67,7 +67,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
         _ => Thinking { asked: fields.flag("think")?.unwrap_or(false), budget: None },
     };
     let penalties = penalties(&asked, "repeat_penalty", frontend)?;
-    let hold = Hold { form, tools, thought: thinking.budget, penalties };
+    let hold = Hold { form, tools, penalties };
     let most = match asked.integer("num_predict")? {
         Some(number) if number < 0 => shared.config.max_tokens,
         _ => budget(&asked, &["num_predict"], 1, &shared.config)?,
@@ -76,6 +76,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
         max_tokens: Some(most),
         sampling: Some(sampling),
         think: thinking.asked,
+        thought_budget: thinking.budget,
         stop: stops(&asked, "stop")?,
         ..Options::default()
     };

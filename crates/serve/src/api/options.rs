@@ -7,7 +7,7 @@ use crate::form::Form;
 use crate::server::Shared;
 use crate::tools::Tools;
 use medgemma_engine::Options;
-use medgemma_engine::pipeline::{Frontend, Penalized, Prepared, ThoughtBudget};
+use medgemma_engine::pipeline::{Frontend, Penalized, Prepared};
 use medgemma_gemma::sampler::{Penalties, Sampling};
 use serde_json::Value;
 use std::hash::{BuildHasher, RandomState};
@@ -32,8 +32,6 @@ pub(super) struct Hold {
     pub(super) form: Option<Form>,
     /// Functions that it may call.
     pub(super) tools: Option<Tools>,
-    /// Most tokens of the thought.
-    pub(super) thought: Option<usize>,
     pub(super) penalties: Penalties,
 }
 
@@ -51,11 +49,7 @@ impl Hold {
         if let Some(tools) = &self.tools {
             prepared = prepared.held_to(ready.forms()?.calls(tools, think)?);
         }
-        let budget = self.thought.and_then(|tokens| ThoughtBudget::new(ready.frontend.tokenizer(), tokens));
-        Ok(match budget {
-            Some(budget) => prepared.held_to(Box::new(budget)),
-            None => prepared,
-        })
+        Ok(prepared)
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     let thinking = Thinking::effort(&fields.object("reasoning")?, "effort")?.unwrap_or_default();
     writing.options.max_tokens = Some(budget(&fields, &["max_output_tokens"], 1, &shared.config)?);
     writing.options.think = thinking.asked;
-    writing.hold.thought = thinking.budget;
+    writing.options.thought_budget = thinking.budget;
     let seed = writing.seed();
     let Writing { options, hold, stream, .. } = writing;
     let ask = Ask { messages: conversation(&fields)?, images: None, options, hold };
@@ -44,6 +44,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     };
     let ignored = fields.ignored();
     drop(fields);
+    let ask = ask.fetched(&shared).await?;
     let running =
         submit(&shared, owner, 1, move |frontend, shared| Ok(repeat(ask.prepare(frontend, shared)?, 1, seed))).await?;
     let shape = Shape {

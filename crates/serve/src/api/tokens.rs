@@ -17,13 +17,17 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
     check_model(&shared, &fields)?;
     let frontend = shared.ready()?.frontend.clone();
     let of = Arc::clone(&shared);
+    let ask = match fields.get("messages") {
+        None => None,
+        Some(messages) => {
+            let messages = Message::list(messages).map_err(medgemma_engine::Error::from)?;
+            let ask = Ask { messages, images: None, options: Options::default(), hold: Hold::default() };
+            Some(ask.fetched(&shared).await?)
+        }
+    };
     let (ids, ignored) = tokio::task::spawn_blocking(move || {
-        let ids = match fields.get("messages") {
-            Some(messages) => {
-                let messages = Message::list(messages).map_err(medgemma_engine::Error::from)?;
-                let ask = Ask { messages, images: None, options: Options::default(), hold: Hold::default() };
-                ask.prepare(&frontend, &of)?.ids().to_vec()
-            }
+        let ids = match ask {
+            Some(ask) => ask.prepare(&frontend, &of)?.ids().to_vec(),
             None => {
                 let text = fields.text("prompt")?.or(fields.text("content")?);
                 let text = text.ok_or_else(|| fields.wrong("prompt", "it must be a text"))?;

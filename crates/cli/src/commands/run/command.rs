@@ -32,6 +32,7 @@ pub(crate) enum Setting {
     MinP(f32),
     Seed(u64),
     MaxTokens(usize),
+    ThinkBudget(usize),
 }
 
 /// Every command, with what stands behind it and what it does.
@@ -39,7 +40,7 @@ pub(crate) const HELP: [(&str, &str, &str); 8] = [
     ("/image", "FILE", "attach a picture to the next question; or drop it here"),
     ("/system", "TEXT", "say who the model is to be (alone: show it)"),
     ("/think", "on|off", "let the model think before it answers"),
-    ("/set", "NAME VALUE", "temperature, top_k, top_p, min_p, seed or max_tokens"),
+    ("/set", "NAME VALUE", "temperature, top_k, top_p, min_p, seed, max_tokens or think_budget"),
     ("/clear", "", "forget the conversation"),
     ("/save", "FILE", "write the conversation: .json for --messages, else text"),
     ("/help", "", "this list"),
@@ -93,7 +94,8 @@ fn setting(text: &str) -> Result<Setting, String> {
         "min_p" => number(name, value).map(Setting::MinP),
         "seed" => number(name, value).map(Setting::Seed),
         "max_tokens" => number(name, value).map(Setting::MaxTokens),
-        _ => Err("/set needs temperature, top_k, top_p, min_p, seed or max_tokens, and a number".into()),
+        "think_budget" => number(name, value).map(Setting::ThinkBudget),
+        _ => Err("/set needs temperature, top_k, top_p, min_p, seed, max_tokens or think_budget, and a number".into()),
     }
 }
 
@@ -119,6 +121,7 @@ mod tests {
         assert_eq!(parsed("/system \"\""), Command::System(Some(String::new())));
         assert_eq!(parsed("/think off"), Command::Think(false));
         assert_eq!(parsed(" /set temperature 0.5 "), Command::Set(Setting::Temperature(0.5)));
+        assert_eq!(parsed("/set think_budget 300"), Command::Set(Setting::ThinkBudget(300)));
         assert_eq!(parsed("/set seed 7"), Command::Set(Setting::Seed(7)));
         assert_eq!(parsed("/bye"), Command::Bye);
     }

@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     /// None for as many as the model can.
     pub(crate) max_tokens: Option<usize>,
     pub(crate) think: bool,
+    /// Most tokens of the thought; None for no bound.
+    pub(crate) think_budget: Option<usize>,
     /// The answer ends before any of these.
     pub(crate) stop: Vec<String>,
     /// Crops of long pictures; None as the checkpoint has it.
@@ -43,6 +45,7 @@ impl Settings {
             seed: sample.seed,
             max_tokens: sample.max_tokens,
             think: sample.think,
+            think_budget: sample.think_budget,
             stop: sample.stop.clone(),
             pan_and_scan: args.pan_and_scan.then_some(true),
             draft_max: args.speculation.draft_max.into(),
@@ -57,6 +60,7 @@ impl Settings {
             max_tokens: self.max_tokens,
             sampling: Some(self.sampling()),
             think: self.think,
+            thought_budget: self.think_budget,
             stop: self.stop.clone(),
             pan_and_scan: self.pan_and_scan,
             draft_max: Some(self.draft_max),
@@ -183,6 +187,7 @@ impl Session {
             Setting::MinP(value) => new.min_p = value,
             Setting::Seed(value) => new.seed = value,
             Setting::MaxTokens(value) => new.max_tokens = Some(value),
+            Setting::ThinkBudget(value) => new.think_budget = Some(value),
         }
         new.check()?;
         self.settings = new;
