@@ -1,5 +1,7 @@
 import { expect, test, type Page } from "@playwright/test";
+import { spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
+import { createInterface } from "node:readline";
 
 const IMAGES = new URL("../../demo-model/heldout/images/", import.meta.url).pathname;
 
@@ -66,4 +68,41 @@ test("a dropped image is seen, its finding boxed, asked about again and exported
   expect(text).toContain("> Not a medical device.");
   expect(text).toContain("cxr-000.png");
   expect(text).toMatch(/box_2d/);
+});
+
+test("stop ends an answer, on the server too", async ({ page }) => {
+  // A server of its own, which stands still while Stop is pressed: the demo model would have written everything before.
+  const server = spawn(process.env.MEDGEMMA ?? "../target/release/medgemma", ["serve", "demo", "--port", "0"]);
+  try {
+    let url = "";
+    for await (const line of createInterface(server.stderr)) {
+      url ||= /http:\/\/[\d.]+:\d+/.exec(line)?.[0] ?? "";
+      if (line.startsWith("Ready")) break;
+    }
+    const cancelled = async (): Promise<string> => {
+      const metrics = await (await page.request.get(`${url}/metrics`)).text();
+      return /^medgemma_requests_ended_total\{reason="cancelled"\} (\d+)/m.exec(metrics)?.[1] ?? "0";
+    };
+    // The page's own request, but for its end: thousands of tokens that fall into no loop.
+    await page.route("**/v1/chat/completions", (route) => {
+      const asked = { ...route.request().postDataJSON(), ignore_eos: true, max_completion_tokens: 7000, temperature: 3, top_k: 0, top_p: 1, seed: 1 };
+      return route.continue({ postData: JSON.stringify(asked) });
+    });
+    await page.goto(url);
+    await ask(page, "Report this X-ray.");
+    await expect(answer(page)).toContainText(/\w/);
+    server.kill("SIGSTOP");
+    await page.getByRole("button", { name: "Stop" }).click();
+    await expect(page.getByText("Stopped by you.")).toBeVisible();
+    await expect(page.getByRole("button", { name: "Retry" })).toBeVisible();
+    server.kill("SIGCONT");
+    await expect.poll(cancelled).toBe("1");
+    await page.unroute("**/v1/chat/completions");
+    await page.getByRole("button", { name: "Retry" }).click();
+    await expect(page.getByText("Stopped by you.")).toHaveCount(0);
+    await expect(page.getByRole("button", { name: "Retry" })).toBeVisible();
+  } finally {
+    server.kill("SIGCONT");
+    server.kill("SIGKILL");
+  }
 });

@@ -8,12 +8,12 @@ use crate::server::{Ready, Shared};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::IntoResponse;
-use medgemma_engine::pipeline::Frontend;
+use medgemma_engine::{LoadOptions, Pipeline, ServingOptions};
 use std::sync::{Arc, OnceLock, mpsc};
 use tokio::runtime::Runtime;
 
 /// The routes that take a body.
-pub const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 9] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
@@ -32,11 +32,16 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Those of a model that answers nothing.
+    /// Those of the model in the program, which answers nothing.
     ///
     /// # Errors
-    /// When the system gives no threads, or the configuration can't be used.
-    pub fn new(frontend: Frontend, config: Config) -> Result<Self, Error> {
+    /// When the model can't be loaded, or the system gives no threads.
+    pub fn new() -> Result<Self, Error> {
+        let options = LoadOptions { threads: Some(1), context: Some(512), ..LoadOptions::default() };
+        let serving = ServingOptions { conversations: 1, running: 1, ..ServingOptions::default() };
+        let model = Pipeline::load_with("demo", &options, |_| {}).and_then(|model| model.into_serving(&serving));
+        let frontend = model.map_err(|error| Error::Load(Box::new(error)))?.frontend();
+        let config = Config { body: 1 << 16, pixels: 1 << 20, images: 4, in_flight: 4, ..Config::new("demo") };
         let shared = Arc::new(Shared::new(config, Arc::default(), None)?);
         let (orders, _) = mpsc::channel();
         // Set once, here.
@@ -44,8 +49,21 @@ impl Routes {
         Ok(Self { shared, runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()? })
     }
 
+    /// Sends a request, and checks that it is refused properly, or answered. The first byte names the route.
+    ///
+    /// # Panics
+    /// When it isn't.
+    pub fn check(&self, data: &[u8]) {
+        let Some((&route, body)) = data.split_first() else { return };
+        let route = ROUTES[usize::from(route) % ROUTES.len()];
+        let (status, answer) = self.post(route, body);
+        // 503 is what is prepared and would be computed.
+        assert!(matches!(status, 200 | 400 | 404 | 413 | 503), "{route}: {status} {answer}");
+        assert!(status == 200 || !answer.contains("Smith"), "{route}: a refusal repeats what was said");
+    }
+
     /// The status and the body of what a route answers.
-    pub fn post(&self, route: &str, body: &[u8]) -> (u16, String) {
+    fn post(&self, route: &str, body: &[u8]) -> (u16, String) {
         let (shared, request) = (State(Arc::clone(&self.shared)), Request::new(Body::from(body.to_vec())));
         self.runtime.block_on(async move {
             let response = match route {

@@ -16,7 +16,7 @@ mod failure;
 mod fetch;
 mod fields;
 mod form;
-#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
 pub mod fuzzing;
 mod guard;
 mod image;

@@ -233,6 +233,7 @@ mod tests {
             seed: 0,
             max_tokens: None,
             think: false,
+            think_budget: None,
             stop: Vec::new(),
             pan_and_scan: None,
             draft_max: 15,
