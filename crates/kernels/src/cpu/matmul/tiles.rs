@@ -152,6 +152,10 @@ struct Group<'a> {
 impl Group<'_> {
     /// Adds half the rows, from `FROM` on. Without a branch among them, they are unrolled and `total` stays in registers.
     #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "indices that are known when compiling are what keeps `total` in registers"
+    )]
     fn add<const MINS: bool, const FROM: usize>(&self, s: Avx512<true>, total: &mut [__m512; ROWS]) {
         for r in FROM..FROM + ROWS / 2 {
             let scale = s.mul(self.scale, s.splat(self.steps[r]));
