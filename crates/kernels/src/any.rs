@@ -1,6 +1,6 @@
 //! A backend that is chosen at run time.
 
-use crate::backend::{Backend, CacheSpec, Greedy, Part, Step, WeightFormat};
+use crate::backend::{Backend, Behind, CacheSpec, Greedy, Part, Step, WeightFormat};
 use crate::{CpuBackend, CudaBackend, Error};
 use medgemma_formats::Tensor;
 
@@ -151,6 +151,38 @@ impl Backend for AnyBackend {
         match self {
             Self::Cpu(_) => work(),
             Self::Cuda(b) => b.recorded(key, &mut recordings.0, work),
+        }
+    }
+
+    fn behind_attention(
+        &self,
+        behind: &Behind<'_, Self>,
+        attention: &Self::Matrix,
+        x: &mut Self::Matrix,
+        normed: &mut Self::Matrix,
+        activated: &mut Self::Matrix,
+        qkv: &mut Self::Matrix,
+    ) -> bool {
+        /// The same of the backend's own.
+        macro_rules! own {
+            ($b:ident, $get:ident, $get_mut:ident) => {{
+                let behind = Behind {
+                    attn_output: behind.attn_output.$get(),
+                    post_attention_norm: behind.post_attention_norm.$get(),
+                    ffn_norm: behind.ffn_norm.$get(),
+                    gate_up: behind.gate_up.$get(),
+                    down: behind.down.$get(),
+                    post_ffw_norm: behind.post_ffw_norm.$get(),
+                    next: behind.next.map(|(norm, qkv)| (norm.$get(), qkv.$get())),
+                    eps: behind.eps,
+                };
+                let (x, normed, activated) = (x.$get_mut(), normed.$get_mut(), activated.$get_mut());
+                $b.behind_attention(&behind, attention.$get(), x, normed, activated, qkv.$get_mut())
+            }};
+        }
+        match self {
+            Self::Cpu(b) => own!(b, cpu, cpu_mut),
+            Self::Cuda(b) => own!(b, cuda, cuda_mut),
         }
     }
 

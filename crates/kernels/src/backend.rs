@@ -115,6 +115,27 @@ pub struct Greedy {
     pub logit: f32,
 }
 
+/// The weights of a layer behind its attention, and those that the next layer begins with.
+#[derive(Debug)]
+pub struct Behind<'a, B: Backend + ?Sized> {
+    /// `[h, q]`.
+    pub attn_output: &'a B::Weight,
+    /// `[h]`, as the norms below.
+    pub post_attention_norm: &'a B::Vector,
+    /// Before gate and up.
+    pub ffn_norm: &'a B::Vector,
+    /// gate and up stacked: `[2·f, h]`.
+    pub gate_up: &'a B::Weight,
+    /// `[h, f]`.
+    pub down: &'a B::Weight,
+    /// Behind down.
+    pub post_ffw_norm: &'a B::Vector,
+    /// The next layer's norm before attention and its q, k and v; none behind the last layer.
+    pub next: Option<(&'a B::Vector, &'a B::Weight)>,
+    /// Of all norms.
+    pub eps: f32,
+}
+
 /// A machine that can run the model.
 pub trait Backend: Send + Sync + 'static {
     /// Why the backend couldn't do something.
@@ -234,6 +255,21 @@ pub trait Backend: Send + Sync + 'static {
     fn matmul_geglu(&self, x: &Self::Matrix, w: &Self::Weight, gate_up: &mut Self::Matrix, out: &mut Self::Matrix) {
         self.matmul(x, w, gate_up);
         self.geglu(gate_up, out);
+    }
+    /// What follows attention in a layer, up to the next layer's q, k and v, in one: `x += post_attention_norm(attention ·
+    /// attn_outputᵀ)`, `x += post_ffw_norm(geglu(ffn_norm(x) · gate_upᵀ) · downᵀ)`, `qkv` is the next layer's product of its
+    /// norm of x. `normed` `[m, h]` and `activated` `[m, f]` are room, and what they hold afterwards is not said. False, and
+    /// nothing was done, where the backend has no such thing for these shapes: then the operations are called one by one.
+    fn behind_attention(
+        &self,
+        _behind: &Behind<'_, Self>,
+        _attention: &Self::Matrix,
+        _x: &mut Self::Matrix,
+        _normed: &mut Self::Matrix,
+        _activated: &mut Self::Matrix,
+        _qkv: &mut Self::Matrix,
+    ) -> bool {
+        false
     }
     /// The most likely token of each row; `out` is as long as there are rows.
     fn greedy(&self, logits: &Self::Matrix, out: &mut [Greedy]);

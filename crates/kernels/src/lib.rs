@@ -7,6 +7,6 @@ mod cuda;
 pub mod reference;
 
 pub use any::{AnyBackend, AnyRecordings, Either};
-pub use backend::{BLOCK, Backend, CacheSpec, CacheType, Greedy, Part, Rows, Step, WeightFormat};
+pub use backend::{BLOCK, Backend, Behind, CacheSpec, CacheType, Greedy, Part, Rows, Step, WeightFormat};
 pub use cpu::{CpuBackend, CpuCache, CpuMatrix, CpuStaged, CpuVector, CpuWeight, Error, Isa, PackCache, Packed};
 pub use cuda::{Card, CudaBackend, CudaCache, CudaMatrix, CudaRecordings, CudaStaged, CudaVector, CudaWeight};

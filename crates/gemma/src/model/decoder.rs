@@ -2,7 +2,7 @@
 
 use super::{ImageFeatures, backend};
 use crate::{Error, TextConfig, Weights};
-use medgemma_kernels::{Backend, CacheSpec, CacheType, Greedy, Step, WeightFormat};
+use medgemma_kernels::{Backend, Behind, CacheSpec, CacheType, Greedy, Step, WeightFormat};
 
 /// Weights of the decoder.
 pub(super) struct Decoder<B: Backend> {
@@ -170,9 +170,14 @@ impl<B: Backend> Decoder<B> {
         b.rope_table(&self.rope_local, &ws.local, &mut ws.rope_local);
         let Some(first) = self.layers.first() else { return };
         b.rms_norm(&ws.x, &first.attn_norm, c.eps, &mut ws.normed);
+        b.matmul(&ws.normed, &first.qkv, &mut ws.qkv);
         for (index, layer) in self.layers.iter().enumerate() {
             layer.attend(b, c, caches, ws);
-            layer.feed_forward(b, c, self.layers.get(index + 1), ws);
+            let next = self.layers.get(index + 1);
+            if !layer.follow(b, c, next, ws) {
+                layer.output(b, c, ws);
+                layer.feed_forward(b, c, next, ws);
+            }
         }
     }
 
@@ -231,13 +236,12 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// `x += post_attention_norm(attention(normed))`, where `normed` is `attn_norm(x)`; then `normed` is `ffn_norm(x)`.
+    /// Attention over `qkv`.
     fn attend(&self, b: &B, c: &TextConfig, caches: &mut Caches<B>, ws: &mut Workspace<B>) {
         let (step, cache, rope, window) = match self.global {
             true => (&ws.global, &mut caches.global, &ws.rope_global, None),
             false => (&ws.local, &mut caches.local, &ws.rope_local, Some(c.window)),
         };
-        b.matmul(&ws.normed, &self.qkv, &mut ws.qkv);
         b.qkv_attention(
             &ws.qkv,
             c.heads,
@@ -253,17 +257,37 @@ impl<B: Backend> Layer<B> {
             &mut ws.q,
             &mut ws.attention,
         );
+    }
+
+    /// All that follows attention up to the next layer's `qkv`, where the backend has it in one.
+    fn follow(&self, b: &B, c: &TextConfig, next: Option<&Self>, ws: &mut Workspace<B>) -> bool {
+        let behind = Behind {
+            attn_output: &self.attn_output,
+            post_attention_norm: &self.post_attention_norm,
+            ffn_norm: &self.ffn_norm,
+            gate_up: &self.gate_up,
+            down: &self.down,
+            post_ffw_norm: &self.post_ffw_norm,
+            next: next.map(|next| (&next.attn_norm, &next.qkv)),
+            eps: c.eps,
+        };
+        b.behind_attention(&behind, &ws.attention, &mut ws.x, &mut ws.normed, &mut ws.activated, &mut ws.qkv)
+    }
+
+    /// `x += post_attention_norm(attention)`; then `normed` is `ffn_norm(x)`.
+    fn output(&self, b: &B, c: &TextConfig, ws: &mut Workspace<B>) {
         b.matmul(&ws.attention, &self.attn_output, &mut ws.block);
         b.residual_norm(&ws.block, &self.post_attention_norm, &self.ffn_norm, c.eps, &mut ws.x, &mut ws.normed);
     }
 
-    /// `x += post_ffw_norm(down(gelu(gate) · up))` of `normed`; then `normed` is what the next layer begins with.
+    /// `x += post_ffw_norm(down(gelu(gate) · up))` of `normed`; then `qkv` is what the next layer begins with.
     fn feed_forward(&self, b: &B, c: &TextConfig, next: Option<&Self>, ws: &mut Workspace<B>) {
         b.matmul_geglu(&ws.normed, &self.gate_up, &mut ws.gate_up, &mut ws.activated);
         b.matmul(&ws.activated, &self.down, &mut ws.block);
         match next {
             Some(next) => {
-                b.residual_norm(&ws.block, &self.post_ffw_norm, &next.attn_norm, c.eps, &mut ws.x, &mut ws.normed)
+                b.residual_norm(&ws.block, &self.post_ffw_norm, &next.attn_norm, c.eps, &mut ws.x, &mut ws.normed);
+                b.matmul(&ws.normed, &next.qkv, &mut ws.qkv);
             }
             None => b.add_rms_norm(&ws.block, &self.post_ffw_norm, c.eps, &mut ws.x),
         }

@@ -14,7 +14,7 @@ const TILE: usize = 64;
 const SPANS: usize = 64;
 const CLUSTER: usize = 16;
 /// Bytes of shared memory of a multiprocessor for which those kernels are written.
-const SHARED: usize = 227 << 10;
+pub(super) const SHARED: usize = 227 << 10;
 
 /// Bytes of shared memory that a kernel of flash.cu, flash90.cu or decode90.cu takes.
 pub(super) fn shared(kernel: &str) -> usize {
@@ -35,7 +35,7 @@ pub(super) fn shared(kernel: &str) -> usize {
 }
 
 /// The size of `Held` in decode90.cu, in whole sixteens.
-fn decode_shared(dim: usize, group: usize) -> usize {
+pub(super) fn decode_shared(dim: usize, group: usize) -> usize {
     let (tiles, queries, weights) = (2 * TILE * (dim + 8) * 2, group * (dim + 8) * 2, 8 * (TILE + 8) * 2);
     (tiles + queries + weights + group * (TILE + dim + 2) * 4 + 4).next_multiple_of(16)
 }

@@ -336,15 +336,18 @@ impl Kernels {
     }
 
     /// Lets kernels whose names begin so have as much shared memory as `bytes` says, and forgets those for which the card
-    /// has too little.
+    /// has too little. All of a multiprocessor's is then given to shared memory, so that the next kernel finds room beside.
     pub(crate) fn share(&mut self, prefix: &str, bytes: impl Fn(&str) -> usize) -> Result<(), Error> {
         self.device.enter()?;
         let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
         self.functions.retain(|name, function| {
             // SAFETY: the function is of a loaded module.
             !name.starts_with(prefix)
-                || unsafe { sys::cuFuncSetAttribute(*function, which, bytes(name) as i32) }
-                    == sys::CUresult::CUDA_SUCCESS
+                || unsafe {
+                    let _ = sys::cuFuncSetAttribute(*function, carveout, 100);
+                    sys::cuFuncSetAttribute(*function, which, bytes(name) as i32)
+                } == sys::CUresult::CUDA_SUCCESS
         });
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod attention;
 mod driver;
 mod images;
+mod layer;
 mod lt;
 mod matrix;
 mod ops;
@@ -50,6 +51,10 @@ enum Scratch {
     SpanSums,
     /// Spans that have ended: zero between operations.
     SpansEnded,
+    /// Sums of a layer's products.
+    Quarters,
+    /// Where the blocks of a layer's kernel wait for each other: zeroed once.
+    Meeting,
 }
 
 /// An NVIDIA card.
@@ -67,7 +72,7 @@ pub struct CudaBackend {
     /// For products of many rows; none where cuBLASLt isn't there.
     lt: Option<Mutex<Lt>>,
     /// Memory of operations, by what it is for.
-    scratch: [Mutex<Option<Buffer>>; 6],
+    scratch: [Mutex<Option<Buffer>>; 8],
     /// How often some of it was made anew elsewhere: recordings of before are of no use.
     moved: AtomicUsize,
 }
@@ -84,6 +89,7 @@ impl CudaBackend {
         kernels.share("mm_", product::shared)?;
         kernels.share("flash", attention::shared)?;
         kernels.share("decode90", attention::shared)?;
+        kernels.share("layer90", |_| attention::SHARED)?;
         kernels.cluster("decode90")?;
         let inbox = Mutex::new(Pinned::new(&device, INBOX)?);
         let lt = Lt::new(&device)?.map(Mutex::new);

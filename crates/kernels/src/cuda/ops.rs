@@ -8,7 +8,7 @@ use super::staged::CudaStaged;
 use super::weight::CudaWeight;
 use super::{CudaBackend, CudaRecordings, INBOX, Scratch, done, lock};
 use crate::Error;
-use crate::backend::{Backend, CacheSpec, Greedy, Step, WeightFormat};
+use crate::backend::{Backend, Behind, CacheSpec, Greedy, Step, WeightFormat};
 use half::bf16;
 use medgemma_formats::Tensor;
 
@@ -357,6 +357,18 @@ impl Backend for CudaBackend {
             self.matmul(x, w, gate_up);
             self.geglu(gate_up, out);
         }
+    }
+
+    fn behind_attention(
+        &self,
+        behind: &Behind<'_, Self>,
+        attention: &CudaMatrix,
+        x: &mut CudaMatrix,
+        normed: &mut CudaMatrix,
+        activated: &mut CudaMatrix,
+        qkv: &mut CudaMatrix,
+    ) -> bool {
+        self.layer(behind, attention, x, normed, activated, qkv)
     }
 
     fn greedy(&self, logits: &CudaMatrix, out: &mut [Greedy]) {

@@ -4,9 +4,10 @@
 //! right thing, the other one that it does so with rounded operands.
 
 use super::{CudaBackend, CudaMatrix, CudaStaged};
-use crate::backend::{BLOCK, Backend, CacheSpec, CacheType, Greedy, Rows, Step, WeightFormat};
+use crate::backend::{BLOCK, Backend, Behind, CacheSpec, CacheType, Greedy, Rows, Step, WeightFormat};
 use crate::cpu::testing::{DTYPES, noise, tensor};
 use crate::reference;
+use medgemma_formats::DType;
 
 /// How far results may be off: in f32, and with operands in bf16.
 const EXACT: f32 = 2e-5;
@@ -217,6 +218,83 @@ fn cuda_norms_and_activations_match_their_twins() {
             let mut half = poisoned(&b, m, cols);
             b.geglu(&matrix(&b, &gates, 2 * cols), &mut half);
             close(&b, &half, &reference::geglu(&gates, cols), 10.0 * rounded, "geglu");
+        }
+    }
+}
+
+/// All that follows attention in a layer, by one kernel where there is one; and a row has the same bits alone.
+#[test]
+fn cuda_layers_match_their_twin() {
+    for (b, tolerance) in cards() {
+        let expected_done = tolerance != EXACT && b.device.capability() == (9, 0);
+        for (rows, h, q, f, qkv_cols, last) in [
+            (1, 640, 512, 2048, 1536, false),
+            (3, 640, 512, 2048, 1536, true),
+            (8, 2560, 2048, 10240, 4096, false),
+            (5, 1152, 1024, 6912, 1536, false),
+            (1, 5376, 4096, 2048, 8192, false),
+        ] {
+            let weight = |seed, n, k| {
+                let stored = tensor(seed, DType::Q4_0, n, k);
+                (b.weight(&[&stored], WeightFormat::Stored).unwrap(), stored.to_f32().unwrap())
+            };
+            let (output, gate_up) = (weight(1, h, q), weight(2, 2 * f, h));
+            let (down, qkv) = (weight(3, h, f), weight(4, qkv_cols, h));
+            let norms: Vec<Vec<f32>> = (0..4).map(|seed| noise(10 + seed, h)).collect();
+            let vectors: Vec<_> = norms.iter().map(|norm| b.vector(norm).unwrap()).collect();
+            let behind = Behind {
+                attn_output: &output.0,
+                post_attention_norm: &vectors[0],
+                ffn_norm: &vectors[1],
+                gate_up: &gate_up.0,
+                down: &down.0,
+                post_ffw_norm: &vectors[2],
+                next: (!last).then_some((&vectors[3], &qkv.0)),
+                eps: 1e-6,
+            };
+            // What attention leaves: operands of a product.
+            let (noisy, ones) = (noise(20, rows * q), vec![1.0; q]);
+            let mut attention = poisoned(&b, rows, q);
+            b.rms_norm(&matrix(&b, &noisy, q), &b.vector(&ones).unwrap(), 1e-6, &mut attention);
+            let stream = noise(21, rows * h);
+            let run = |attention: &CudaMatrix, stream: &[f32]| {
+                let rows = stream.len() / h;
+                let (mut x, mut out) = (matrix(&b, stream, h), poisoned(&b, rows, qkv_cols));
+                let (mut normed, mut activated) = (poisoned(&b, rows, h), poisoned(&b, rows, f));
+                let done = b.behind_attention(&behind, attention, &mut x, &mut normed, &mut activated, &mut out);
+                assert_eq!(done, expected_done, "{rows} rows of {h}");
+                (x, out)
+            };
+            let (x, out) = run(&attention, &stream);
+            if !expected_done {
+                continue;
+            }
+            let rounded = |values: Vec<f32>| reference::round_bf16(&values);
+            let normed = |x: &[f32], norm: &[f32]| reference::rms_norm(x, norm, 1e-6);
+            let plus = |x: Vec<f32>, y: Vec<f32>| x.iter().zip(y).map(|(x, y)| x + y).collect::<Vec<f32>>();
+            let product = reference::matmul(&rounded(normed(&noisy, &ones)), &output.1, q);
+            let first = plus(stream.clone(), normed(&product, &norms[0]));
+            let wide = reference::matmul(&rounded(normed(&first, &norms[1])), &gate_up.1, h);
+            let product = reference::matmul(&rounded(reference::geglu(&wide, f)), &down.1, f);
+            let expected = plus(first, normed(&product, &norms[2]));
+            let what = format!("a layer of {rows} rows of {h}");
+            close(&b, &x, &expected, tolerance, &what);
+            let mut found = vec![f32::NAN; rows * h];
+            b.download(&x, &mut found);
+            let mut alone = b.matrix(1, q).unwrap();
+            b.gather(&attention, &[rows as u32 - 1], &mut alone);
+            let (x, row) = run(&alone, &stream[(rows - 1) * h..]);
+            let mut same = vec![f32::NAN; h];
+            b.download(&x, &mut same);
+            assert_eq!(same, found[(rows - 1) * h..], "{what}: its last row alone");
+            if !last {
+                let expected = reference::matmul(&rounded(normed(&expected, &norms[3])), &qkv.1, h);
+                close(&b, &out, &expected, tolerance, &format!("{what}: q, k and v"));
+                let (mut found, mut same) = (vec![f32::NAN; rows * qkv_cols], vec![f32::NAN; qkv_cols]);
+                b.download(&out, &mut found);
+                b.download(&row, &mut same);
+                assert_eq!(same, found[(rows - 1) * qkv_cols..], "{what}: q, k and v of its last row alone");
+            }
         }
     }
 }
