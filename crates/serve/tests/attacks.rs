@@ -204,10 +204,14 @@ fn forms_neither_hang_nor_pile_up() {
         }
     };
     many(0);
-    let before = resident();
-    many(1000);
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 20_000, "150 more schemas left {grown} KiB");
+    // The tests beside this one take memory meanwhile, too; what forms leave behind, they leave each time.
+    let grown = (1..=4).map(|round| {
+        let before = resident();
+        many(round * 1000);
+        resident().saturating_sub(before)
+    });
+    let least = grown.min().unwrap();
+    assert!(least < 20_000, "150 more schemas left {least} KiB");
 }
 
 /// A page that had this machine's name pointed at it, or asks across origins, isn't answered.
