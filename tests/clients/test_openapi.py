@@ -54,7 +54,7 @@ def test_what_streams_say_is_described(server, document, path, body):
 @pytest.mark.skipif("SCHEMATHESIS" not in os.environ, reason="what a minute finds is chance: SCHEMATHESIS=1 runs it")
 def test_schemathesis_finds_no_contradiction(start, tmp_path):
     # A minute of it; the whole search takes more (docs/server.md says how). Known: some fields that nothing is made of are taken
-    # as they come, and a repetition_penalty of 1e-38 ends in numbers that aren't finite, a 500.
+    # as they come.
     server = start("--context", "2048", "--max-tokens", "24")
     schemathesis = pathlib.Path(sys.executable).with_name("schemathesis")
     # What schemas can't say is left out: that turns alternate, that a prompt fits, that a text is a picture.

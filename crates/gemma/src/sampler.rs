@@ -6,6 +6,7 @@
 mod penalties;
 
 pub use penalties::{Penalizer, Penalties};
+use std::ops::RangeInclusive;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +29,11 @@ impl Sampling {
     /// The checkpoints' published default.
     pub const PUBLISHED: Self = Self { temperature: 1.0, top_k: 64, top_p: 0.95, min_p: 0.0, seed: 0 };
 
+    /// What `temperature` may be.
+    pub const TEMPERATURE: RangeInclusive<f32> = 0.0..=100.0;
+    /// What `top_p`, but for 0, and `min_p` may be.
+    pub const SHARE: RangeInclusive<f32> = 0.0..=1.0;
+
     /// Whether the most likely token is always taken.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 || self.top_k == 1
@@ -38,13 +44,13 @@ impl Sampling {
     /// # Errors
     /// A sentence that names the parameter and its range.
     pub fn check(&self) -> Result<(), String> {
-        if !(self.temperature >= 0.0 && self.temperature <= 100.0) {
+        if !Self::TEMPERATURE.contains(&self.temperature) {
             return Err(format!("temperature {} is out of range (0 to 100)", self.temperature));
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+        if self.top_p == 0.0 || !Self::SHARE.contains(&self.top_p) {
             return Err(format!("top_p {} is out of range (above 0, at most 1)", self.top_p));
         }
-        if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
+        if !Self::SHARE.contains(&self.min_p) {
             return Err(format!("min_p {} is out of range (0 to 1)", self.min_p));
         }
         Ok(())
@@ -276,6 +282,18 @@ mod tests {
                 sampler.keep_top_k(&logits);
                 assert_eq!(sampler.candidates, sorted, "{top_k} of {count}");
             }
+        }
+    }
+
+    #[test]
+    fn the_smallest_numbers_choose_the_most_likely() {
+        for least in [f32::MIN_POSITIVE, f32::from_bits(1), 1e-30] {
+            for sampling in [Sampling { temperature: least, ..ALL }, Sampling { top_p: least, ..ALL }] {
+                assert!(sampling.check().is_ok());
+                assert_eq!(draws(sampling, &[-3e4, 2.5, 3e4, 2.0], 100), [0, 0, 100, 0], "{sampling:?}");
+            }
+            let all = draws(Sampling { min_p: least, ..ALL }, &[0.0, 0.0], 100);
+            assert!(all.iter().all(|count| *count > 0), "{all:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 
 /// The fields of an object. Errors name a field and never repeat its value.
 pub(crate) struct Fields {
@@ -43,9 +44,10 @@ impl Fields {
         Failure::field(&format!("{}{name}", self.path), problem)
     }
 
-    pub(crate) fn float(&self, name: &str) -> Result<Option<f32>, Failure> {
-        let number = |value: &Value| value.as_f64().map(|n| n as f32).filter(|n| n.is_finite());
-        self.get(name).map(|value| number(value).ok_or_else(|| self.wrong(name, "it must be a number"))).transpose()
+    /// A number in a range.
+    pub(crate) fn number(&self, name: &str, range: &RangeInclusive<f32>) -> Result<Option<f32>, Failure> {
+        let problem = || self.wrong(name, format!("it must be a number from {} to {}", range.start(), range.end()));
+        self.get(name).map(|value| within(value, range).ok_or_else(problem)).transpose()
     }
 
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Failure> {
@@ -104,5 +106,30 @@ impl Fields {
         let read = self.read.borrow();
         let plain = |name: &&String| name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         self.map.keys().filter(|name| !read.contains(name)).filter(plain).take(20).cloned().collect()
+    }
+}
+
+/// A number in a range. It is compared as it was written: rounded to 32 bits it could come to lie within.
+pub(crate) fn within(value: &Value, range: &RangeInclusive<f32>) -> Option<f32> {
+    // The same decimals in 64 bits: 0.01 isn't the same number there.
+    let decimal = |bound: &f32| bound.to_string().parse::<f64>().ok();
+    let number = value.as_f64()?;
+    (decimal(range.start())? <= number && number <= decimal(range.end())?).then_some(number as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_are_compared_as_they_are_written() {
+        let range = 0.01..=100.0;
+        for (value, wanted) in [(json!(0.01), Some(0.01)), (json!(100), Some(100.0)), (json!(7.5), Some(7.5))] {
+            assert_eq!(within(&value, &range), wanted);
+        }
+        for value in [json!(0.009_999_999_999), json!(100.000_001), json!(1e300), json!("1"), json!(true), json!([1])] {
+            assert_eq!(within(&value, &range), None, "{value}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Server, ask, config};
+use support::{Server, ask, config, receive};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -22,6 +22,85 @@ fn token(server: &Server, text: &str) -> String {
     let ids = server.post("/tokenize", &body).json()["tokens"].clone();
     assert_eq!(ids.as_array().unwrap().len(), 1, "{text}");
     ids[0].to_string()
+}
+
+/// Routes with what they need, and the objects that their sampling's fields stand in.
+fn routes() -> [(&'static str, Value, &'static str); 6] {
+    let talk = json!([{"role": "user", "content": "Hello!"}]);
+    [
+        (PATH, json!({"messages": talk, "max_tokens": 4}), ""),
+        ("/v1/completions", json!({"prompt": "Hello!", "max_tokens": 4}), ""),
+        ("/v1/responses", json!({"input": "Hello!", "max_output_tokens": 4}), ""),
+        ("/v1/messages", json!({"messages": talk, "max_tokens": 4}), ""),
+        ("/api/chat", json!({"messages": talk, "stream": false}), "options"),
+        ("/api/generate", json!({"prompt": "Hello!", "stream": false}), "options"),
+    ]
+}
+
+#[test]
+fn numbers_at_the_ends_of_their_ranges_are_answered_and_beyond_them_refused() {
+    let server = Server::start(config());
+    // Smallest, largest, and next to them what is refused.
+    let ranges = [
+        ("temperature", &[0.0, 1e-45, 1e-38, 100.0][..], &[-1e-9, 100.000_001, 1e300][..], "0 to 100"),
+        ("top_p", &[1e-38, 1.0], &[0.0, -0.1, 1.000_000_01, 1e300], "1"),
+        ("min_p", &[0.0, 1e-45, 1.0], &[-1e-9, 1.000_000_01, 1e300], "0 to 1"),
+        ("presence_penalty", &[-2.0, 2.0], &[-2.000_000_01, 2.000_000_01, 1e38, -1e300], "-2 to 2"),
+        ("frequency_penalty", &[-2.0, 2.0], &[-2.000_000_01, 2.000_000_01, 1e38, -1e300], "-2 to 2"),
+        ("repetition_penalty", &[0.01, 100.0], &[0.0, 1.2e-38, 0.009_999_999, 100.000_001, -1.0, 1e300], "0.01 to 100"),
+        ("logit_bias", &[-100.0, 100.0], &[-100.000_001, 100.000_001, 1e38, -1e300], "-100 to 100"),
+    ];
+    for (path, body, within) in routes() {
+        for (name, taken, refused, range) in ranges {
+            let name = if within.is_empty() { name } else { name.trim_start_matches("repetition_") };
+            let name = if name == "penalty" { "repeat_penalty" } else { name };
+            // Anthropic's route has no penalties.
+            if path == "/v1/messages" && (name.ends_with("penalty") || name == "logit_bias") {
+                continue;
+            }
+            let with = |number: f64| {
+                let mut body = body.clone();
+                if within == "options" {
+                    body["options"] = json!({"num_predict": 4});
+                }
+                let value = if name == "logit_bias" { json!({"5": number, "05": number}) } else { json!(number) };
+                let place = if within.is_empty() { &mut body } else { &mut body[within] };
+                place[name] = value;
+                server.post(path, &body)
+            };
+            for number in taken {
+                let answer = with(*number);
+                assert_eq!(answer.status, 200, "{path} {name} {number}: {}", answer.body);
+            }
+            for number in refused {
+                let answer = with(*number);
+                assert_eq!(answer.status, 400, "{path} {name} {number}: {}", answer.body);
+                let error = &answer.json()["error"];
+                let message = error["message"].as_str().or(error.as_str()).unwrap();
+                assert!(message.contains(name) && message.contains(range), "{path} {name}: {message}");
+                if path.starts_with("/v1/") && path != "/v1/messages" {
+                    assert_eq!(error["param"], name, "{path}");
+                }
+            }
+            // Beyond what JSON's numbers are read into, and what JSON hasn't.
+            for number in ["1e999", "NaN", "Infinity", "\"1\""] {
+                let value = if name == "logit_bias" { format!("{{\"5\": {number}}}") } else { number.to_owned() };
+                let field = format!("\"{name}\": {value}");
+                let field = if within.is_empty() { field } else { format!("\"{within}\": {{{field}}}") };
+                let text = body.to_string();
+                let text = format!("{}, {field}}}", text.strip_suffix('}').unwrap());
+                let answer = receive(server.send("POST", path, "", text.as_bytes()));
+                assert_eq!(answer.status, 400, "{path} {name} {number}: {}", answer.body);
+            }
+        }
+    }
+    for id in ["+5", "-5", " 5", "5 ", "x", "", "999999999", "99999999999999999999"] {
+        let mut body = ask("Hello!");
+        body["logit_bias"] = json!({id: 1});
+        let answer = server.post(PATH, &body);
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("logit_bias")), "{id:?}");
+    }
+    server.wait_until_idle();
 }
 
 /// The id of a token that no text becomes.

@@ -1,5 +1,6 @@
 //! What a request of a server can be held to besides a form: a budget for the thought, and penalties.
 
+use crate::Error;
 use crate::scheduler::Mask;
 use medgemma_gemma::sampler::{Penalizer, Penalties};
 use medgemma_gemma::text::{Tokenizer, thought_tokens};
@@ -64,9 +65,13 @@ impl Mask for ThoughtBudget {
 pub struct Penalized(Penalizer);
 
 impl Penalized {
-    /// At the beginning of an answer to a prompt.
-    pub fn new(penalties: Penalties, prompt: &[u32]) -> Self {
-        Self(Penalizer::new(penalties, prompt))
+    /// At the beginning of an answer to a prompt, of tokens of a vocabulary of so many.
+    ///
+    /// # Errors
+    /// When a penalty or a bias is out of its range.
+    pub fn new(penalties: Penalties, prompt: &[u32], vocab: usize) -> Result<Self, Error> {
+        penalties.check(vocab).map_err(Error::Parameter)?;
+        Ok(Self(Penalizer::new(penalties, prompt)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! at the prompt and the answer, the other two at the answer alone.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 /// How logits are changed. The default changes nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +12,8 @@ pub struct Penalties {
     pub presence: f32,
     /// The same for each time that it stands there; −2 to 2.
     pub frequency: f32,
-    /// Divides positive logits of tokens of the prompt and the answer, multiplies negative ones; 1 does nothing.
+    /// Divides positive logits of tokens of the prompt and the answer, multiplies negative ones; 0.01 to 100, 1 does
+    /// nothing.
     pub repetition: f32,
     /// Token ids and what is added to their logits; −100 to 100.
     pub bias: Vec<(u32, f32)>,
@@ -24,6 +26,14 @@ impl Default for Penalties {
 }
 
 impl Penalties {
+    /// What `presence` and `frequency` may be.
+    pub const ADDED: RangeInclusive<f32> = -2.0..=2.0;
+    /// What `repetition` may be. Next to nothing it would make infinities of logits; within this range they stay below
+    /// a hundred times what they were.
+    pub const REPETITION: RangeInclusive<f32> = 0.01..=100.0;
+    /// What each bias may be.
+    pub const BIAS: RangeInclusive<f32> = -100.0..=100.0;
+
     /// Whether they change nothing.
     pub fn is_none(&self) -> bool {
         self.presence == 0.0 && self.frequency == 0.0 && self.repetition == 1.0 && self.bias.is_empty()
@@ -34,21 +44,18 @@ impl Penalties {
     /// # Errors
     /// A sentence that names the parameter and its range.
     pub fn check(&self, vocab: usize) -> Result<(), String> {
-        for (name, value) in [("presence_penalty", self.presence), ("frequency_penalty", self.frequency)] {
-            if !(-2.0..=2.0).contains(&value) {
-                return Err(format!("{name} {value} is out of range (-2 to 2)"));
-            }
-        }
-        if !(self.repetition > 0.0 && self.repetition <= 100.0) {
-            return Err(format!("repetition_penalty {} is out of range (above 0, at most 100)", self.repetition));
-        }
+        let within = |name: &str, value: f32, range: RangeInclusive<f32>| match range.contains(&value) {
+            true => Ok(()),
+            false => Err(format!("{name} {value} is out of range ({} to {})", range.start(), range.end())),
+        };
+        within("presence_penalty", self.presence, Self::ADDED)?;
+        within("frequency_penalty", self.frequency, Self::ADDED)?;
+        within("repetition_penalty", self.repetition, Self::REPETITION)?;
         for (id, value) in &self.bias {
             if *id as usize >= vocab {
                 return Err(format!("logit_bias names token {id}, the vocabulary has {vocab}"));
             }
-            if !(-100.0..=100.0).contains(value) {
-                return Err(format!("logit_bias {value} is out of range (-100 to 100)"));
-            }
+            within("logit_bias", *value, Self::BIAS)?;
         }
         Ok(())
     }
@@ -132,10 +139,26 @@ mod tests {
             Penalties { presence: 2.5, ..none.clone() },
             Penalties { frequency: f32::NAN, ..none.clone() },
             Penalties { repetition: 0.0, ..none.clone() },
+            Penalties { repetition: 1.2e-38, ..none.clone() },
+            Penalties { repetition: 100.5, ..none.clone() },
             Penalties { bias: vec![(5, 1.0)], ..none.clone() },
             Penalties { bias: vec![(0, 101.0)], ..none },
         ] {
             assert!(wrong.check(5).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_range_keeps_logits_finite() {
+        for repetition in [*Penalties::REPETITION.start(), *Penalties::REPETITION.end()] {
+            for added in [*Penalties::ADDED.start(), *Penalties::ADDED.end()] {
+                // As a request can name a token in several ways.
+                let bias = (0..1024).map(|at| (at % 2, if at % 2 == 0 { 100.0 } else { -100.0 })).collect();
+                let penalties = Penalties { presence: added, frequency: added, repetition, bias };
+                assert!(penalties.check(5).is_ok());
+                let changed = changed(penalties, &[0; 131_072]);
+                assert!(changed[..4].iter().all(|logit| logit.is_finite()), "{changed:?}");
+            }
         }
     }
 }

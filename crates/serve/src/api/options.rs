@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::fields::Fields;
+use crate::fields::{Fields, within};
 use crate::form::Form;
 use crate::server::Shared;
 use crate::tools::Tools;
@@ -40,7 +40,8 @@ impl Hold {
     pub(super) fn apply(self, mut prepared: Prepared, think: bool, shared: &Shared) -> Result<Prepared, Failure> {
         let ready = shared.ready()?;
         if !self.penalties.is_none() {
-            let penalized = Penalized::new(self.penalties, prepared.ids());
+            let vocab = ready.frontend.config().text.vocab;
+            let penalized = Penalized::new(self.penalties, prepared.ids(), vocab)?;
             prepared = prepared.held_to(Box::new(penalized));
         }
         if let Some(form) = self.form {
@@ -136,18 +137,16 @@ pub(super) fn sampling(fields: &Fields, frontend: &Frontend) -> Result<Sampling,
     let usual = frontend.default_sampling();
     let seed = fields.integer("seed")?.map_or_else(random, |seed| seed as u64);
     let sampling = Sampling {
-        temperature: fields.float("temperature")?.unwrap_or(usual.temperature),
+        temperature: fields.number("temperature", &Sampling::TEMPERATURE)?.unwrap_or(usual.temperature),
         top_k: fields.integer("top_k")?.map_or(usual.top_k, |k| usize::try_from(k).unwrap_or(0)),
-        top_p: fields.float("top_p")?.unwrap_or(usual.top_p),
-        min_p: fields.float("min_p")?.unwrap_or(usual.min_p),
+        top_p: fields.number("top_p", &Sampling::SHARE)?.unwrap_or(usual.top_p),
+        min_p: fields.number("min_p", &Sampling::SHARE)?.unwrap_or(usual.min_p),
         seed,
     };
-    // The sentence begins with the parameter's name, which is the field's.
-    sampling.check().map_err(|problem| Failure {
-        param: problem.split(' ').next().map(str::to_owned),
-        ..Failure::bad(problem.as_str())
-    })?;
-    Ok(sampling)
+    match sampling.top_p == 0.0 {
+        true => Err(fields.wrong("top_p", "it must be above 0 and at most 1")),
+        false => Ok(sampling),
+    }
 }
 
 /// What makes tokens more or less likely; `repetition` is the name of the one that OpenAI hasn't.
@@ -155,20 +154,26 @@ pub(super) fn penalties(fields: &Fields, repetition: &str, frontend: &Frontend) 
     let bias = match fields.get("logit_bias") {
         None => Vec::new(),
         Some(Value::Object(map)) if map.len() <= BIASES => {
-            let problem = || fields.wrong("logit_bias", "it must give token ids their biases, such as {\"42\": -100}");
-            let entry = |(id, bias): (&String, &Value)| Some((id.parse().ok()?, bias.as_f64()? as f32));
-            map.iter().map(|pair| entry(pair).ok_or_else(problem)).collect::<Result<_, _>>()?
+            let problem =
+                || fields.wrong("logit_bias", "it must give token ids of the vocabulary numbers from -100 to 100");
+            let vocab = frontend.config().text.vocab;
+            map.iter().map(|(id, value)| bias(id, value, vocab).ok_or_else(problem)).collect::<Result<_, _>>()?
         }
         Some(_) => return Err(fields.wrong("logit_bias", format!("it must be an object of at most {BIASES} tokens"))),
     };
-    let penalties = Penalties {
-        presence: fields.float("presence_penalty")?.unwrap_or(0.0),
-        frequency: fields.float("frequency_penalty")?.unwrap_or(0.0),
-        repetition: fields.float(repetition)?.unwrap_or(1.0),
+    Ok(Penalties {
+        presence: fields.number("presence_penalty", &Penalties::ADDED)?.unwrap_or(0.0),
+        frequency: fields.number("frequency_penalty", &Penalties::ADDED)?.unwrap_or(0.0),
+        repetition: fields.number(repetition, &Penalties::REPETITION)?.unwrap_or(1.0),
         bias,
-    };
-    penalties.check(frontend.config().text.vocab).map_err(Failure::bad)?;
-    Ok(penalties)
+    })
+}
+
+/// A token and its bias, where it is one.
+fn bias(id: &str, value: &Value, vocab: usize) -> Option<(u32, f32)> {
+    let digits = id.bytes().all(|byte| byte.is_ascii_digit());
+    let id = id.parse().ok().filter(|id| digits && (*id as usize) < vocab)?;
+    Some((id, within(value, &Penalties::BIAS)?))
 }
 
 /// Strings that end an answer.
