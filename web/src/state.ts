@@ -65,7 +65,7 @@ export function useApp(): App {
 export async function start(): Promise<void> {
   if (app.settings.keep) store.follow(true);
   else await store.keep(false);
-  set({ sessions: (await store.sessions()).map(brokenOff) });
+  // Before they are read, or what another tab changes meanwhile would stay unseen.
   store.onNotice((notice) => {
     if (notice === "changed") void refresh();
     else {
@@ -74,13 +74,18 @@ export async function start(): Promise<void> {
       if (app.settings.keep) void keepAll();
     }
   });
+  set({ sessions: (await store.sessions()).map(brokenOff) });
   await connect();
 }
 
 /** The conversation of the turn that is being written, or null. */
 function writingIn(): string | null {
-  const holds = ({ turns }: Session): boolean => app.writing !== null && turns.some(({ id }) => id === app.writing);
-  return app.sessions.find(holds)?.id ?? null;
+  const { writing } = app;
+  return writing === null ? null : (app.sessions.find((session) => has(session, writing))?.id ?? null);
+}
+
+function has({ turns }: Session, turn: string): boolean {
+  return turns.some(({ id }) => id === turn);
 }
 
 /** Whether its last answer is still being written, by this tab or another one. */
@@ -100,13 +105,14 @@ function brokenOff(session: Session): Session {
 /** Shows what other tabs have changed, once its answer is complete; what this one is writing stays as it is. */
 async function refresh(): Promise<void> {
   if (!app.settings.keep) return;
-  const writing = writingIn();
   const left = new Set<string>();
+  // Which one is being written is asked when they have been read: an answer may have begun since.
   const stored = await store.sessions((session) => {
-    const takes = session.id !== writing && !unfinished(session);
+    const takes = session.id !== writingIn() && !unfinished(session);
     if (!takes) left.add(session.id);
     return takes;
   });
+  const writing = writingIn();
   const mine = app.sessions.filter(({ id }) => id === writing || left.has(id) || !store.known(id));
   const others = stored.filter(({ id }) => !mine.some((one) => one.id === id));
   const sessions = [...mine, ...others].sort((a, b) => b.updated - a.updated);
@@ -239,14 +245,14 @@ async function answer(turns: Turn[]): Promise<void> {
   const title = (first?.text || first?.pictures[0]?.name || "Pictures").replace(/\s+/g, " ").slice(0, 80);
   const session: Session = { ...app.current, title, turns: [...turns, turn], updated: Date.now() };
   const { think, temperature, maxTokens } = app.settings;
-  let id = session.id;
   set({ writing: turn.id });
   replace(session);
-  const begun = keep(id).then((kept) => (id = kept));
+  const begun = keep(session.id);
   const update = (change: Partial<ModelTurn>): void => {
     turn = { ...turn, ...change };
-    // By its id: the reader may have gone to another conversation, or deleted this one, since.
-    const next = (one: Session): Session => (one.id === id ? { ...one, turns: [...turns, turn] } : one);
+    // By the turn's id: the reader may have gone to another conversation, or deleted this one, since; and while it is being
+    // kept, it may have become a conversation of its own, whose id is another one.
+    const next = (one: Session): Session => (has(one, turn.id) ? { ...one, turns: [...turns, turn] } : one);
     set({ current: next(app.current), sessions: app.sessions.map(next) });
   };
   try {
@@ -265,8 +271,7 @@ async function answer(turns: Turn[]): Promise<void> {
       update({ finish: "error", problem: words(error) });
     }
   }
-  await begun;
-  await keep(id);
+  await keep(await begun);
   if (app.writing === turn.id) set({ writing: null });
 }
 

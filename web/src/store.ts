@@ -13,6 +13,8 @@ let keeping = true;
 const deleted = new Set<string>();
 /** The version of each conversation in the database that this tab has read or written. */
 const seen = new Map<string, string>();
+/** Versions that this tab has written and nobody has replaced. */
+const own = new Set<string>();
 const channel = new BroadcastChannel(NAME);
 
 /** What another tab did: changed conversations, or turned keeping them off or on. */
@@ -84,19 +86,24 @@ export async function save(session: Session): Promise<string | null> {
   if (!keeping || session.turns.length === 0) return session.id;
   if (deleted.has(session.id)) return null;
   let kept: string | null = session.id;
+  // What was seen when this was asked for: what is read while it waits isn't in the conversation.
+  const mine = seen.get(session.id);
   await write((stores) => {
     const before = stores.sessions.get(session.id) as IDBRequest<Session | undefined>;
     before.onsuccess = () => {
-      const [stored, mine] = [before.result, seen.get(session.id)];
+      const stored = before.result;
       if (stored === undefined && mine !== undefined) {
         kept = null;
         return;
       }
-      if (stored !== undefined && (stored.version ?? "") !== mine) kept = newId();
+      const theirs = stored?.version ?? "";
+      if (stored !== undefined && theirs !== mine && !own.has(theirs)) kept = newId();
+      else own.delete(theirs);
       const id = kept ?? session.id;
       const version = newId();
       stores.sessions.put({ ...session, id, version });
       seen.set(id, version);
+      own.add(version);
       for (const picture of pictureIds(session)) {
         const blob = pictures.get(picture);
         if (blob !== undefined) stores.pictures.put(blob, picture);

@@ -219,6 +219,53 @@ test("two tabs show each other's conversations and overwrite none", async ({ pag
   await other.close();
 });
 
+/** Holds the page's database from its turn on, until the function that it gives is called. */
+async function hold(page: Page): Promise<() => Promise<void>> {
+  const held = await page.evaluateHandle(async () => {
+    const database = await new Promise<IDBDatabase>((done) => {
+      const opening = indexedDB.open("medgemma", 1);
+      opening.onsuccess = () => done(opening.result);
+    });
+    const store = database.transaction(["sessions", "pictures"], "readwrite").objectStore("sessions");
+    const state = { held: true };
+    const go = (): void => void (store.count().onsuccess = () => state.held && go());
+    go();
+    return state;
+  });
+  return () => held.evaluate((state) => void (state.held = false));
+}
+
+test("an answer that ends while its conversation becomes one of its own is kept whole", async ({ page, context }) => {
+  await ask(page, "Describe this X-ray.");
+  await expect(page.getByRole("button", { name: "Retry" })).toBeVisible();
+  const other = await context.newPage();
+  await other.goto("/");
+  await other.locator(".open-session").click();
+  await ask(other, "slow, in the other tab");
+  await expect(other.getByLabel("Answer of the model").last()).toContainText("word");
+  // The first tab goes on, too. The database is slow: it keeps the question, and then lets nobody read.
+  const first = await hold(other);
+  await ask(page, "slow, in the first tab");
+  await expect(page.getByLabel("Answer of the model").last()).toContainText("word");
+  const second = await hold(other);
+  const kept = other.evaluate(() => new Promise((done) => new BroadcastChannel("medgemma").addEventListener("message", done, { once: true })));
+  await first();
+  await kept;
+  await page.getByRole("button", { name: "Stop" }).click();
+  await second();
+  await done(page);
+  await other.getByRole("button", { name: "Stop" }).click();
+  await done(other);
+  for (const tab of [page, other]) await expect(tab.locator(".sessions li")).toHaveCount(2);
+  await page.reload();
+  for (const at of [0, 1]) {
+    await page.locator(".open-session").nth(at).click();
+    await expect(page.locator(".sessions li").nth(at)).toHaveClass("current");
+    await expect(page.getByLabel("Answer of the model").last()).toContainText("Stopped by you.");
+  }
+  await other.close();
+});
+
 test("nothing is kept when the reader wants nothing kept", async ({ page }) => {
   await page.getByLabel("Keep conversations").uncheck();
   await ask(page, "Describe this X-ray.");
