@@ -134,9 +134,12 @@ pub(crate) struct Load {
     /// Hold the weights smaller than the file does
     #[arg(long, value_enum)]
     pub(crate) quant: Option<Quant>,
-    /// Where to compute: auto (an NVIDIA GPU where there is one), cpu, cuda or cuda:N for one of several
+    /// Where to compute: auto (what fits on an NVIDIA GPU, the rest on the processor), cpu, cuda or cuda:N for one of several
     #[arg(long, value_name = "DEVICE", value_parser = device, default_value = "auto")]
     pub(crate) device: Device,
+    /// Layers to compute on the GPU, the last ones; else as many as fit with --device auto, all with --device cuda
+    #[arg(long, value_name = "N", alias = "n-gpu-layers")]
+    pub(crate) gpu_layers: Option<usize>,
     /// Tokens of prompt and answer together
     #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) context: Option<usize>,

@@ -1,7 +1,8 @@
 //! The models that this program runs, and what each is for.
 
 use crate::args::Quant;
-use crate::footprint::{self, USUAL_CONTEXT};
+use medgemma_engine::footprint::{self, USUAL_CONTEXT};
+use medgemma_engine::gpu_layers;
 use medgemma_formats::DType;
 use medgemma_gemma::Config;
 
@@ -147,6 +148,12 @@ impl Variant {
     /// Bytes to run it in, with the usual context.
     pub(crate) fn memory(&self, quant: Quant) -> u64 {
         footprint::memory(&self.config(), quant.dtype(), USUAL_CONTEXT)
+    }
+
+    /// How many of its layers, and of how many, a GPU with so much free memory takes with the usual context.
+    pub(crate) fn gpu_layers(&self, quant: Quant, free: u64) -> (usize, usize) {
+        let config = self.config();
+        (gpu_layers(&config, quant.dtype(), USUAL_CONTEXT, free), config.text.global.len())
     }
 
     /// The most exact precision that fits into so much memory.

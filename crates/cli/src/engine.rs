@@ -3,18 +3,18 @@
 use crate::args::{Load, Quant};
 use crate::catalog::Variant;
 use crate::conversation::{Turn, for_engine};
-use crate::footprint::{self, USUAL_CONTEXT};
 use crate::interrupt;
 use crate::machine::{self, Memory};
 use crate::packed;
 use crate::terminal::{AnswerView, LoadBar, bytes, say_note};
 use anyhow::{Context, Result, anyhow, bail};
-use medgemma_engine::{Checkpoint, Device, Event, LoadOptions, Opened, Options, Pipeline, Reply};
+use medgemma_engine::footprint::{self, USUAL_CONTEXT};
+use medgemma_engine::{Checkpoint, Event, LoadOptions, Opened, Options, Pipeline, Placed, Reply};
 use medgemma_formats::DType;
 use medgemma_gemma::Weights;
 use medgemma_gemma::locate::{self, DEMO, Located, locate};
 use medgemma_gemma::text::{Message, Role};
-use medgemma_kernels::{CudaBackend, WeightFormat};
+use medgemma_kernels::WeightFormat;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -47,6 +47,7 @@ impl Load {
     pub(crate) fn for_engine(&self) -> LoadOptions {
         LoadOptions {
             device: self.device,
+            gpu_layers: self.gpu_layers,
             quant: self.quant.map(Quant::for_engine),
             context: self.context,
             threads: self.threads,
@@ -62,7 +63,15 @@ impl Load {
 /// # Errors
 /// When it isn't here, doesn't fit, can't see what it will be shown, or its files are malformed.
 pub(crate) fn load(model: &str, load: &Load, pictures: bool, quiet: bool) -> Result<Pipeline> {
-    load_with_draft(model, None, load, pictures, quiet)
+    load_with(model, None, load, &load.for_engine(), pictures, quiet)
+}
+
+/// As [`load`], with room for so many conversations.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_for_serving(model: &str, load: &Load, conversations: usize, quiet: bool) -> Result<Pipeline> {
+    load_with(model, None, load, &LoadOptions { conversations, ..load.for_engine() }, false, quiet)
 }
 
 /// As [`load`], with a smaller model that guesses tokens for it.
@@ -76,9 +85,19 @@ pub(crate) fn load_with_draft(
     pictures: bool,
     quiet: bool,
 ) -> Result<Pipeline> {
-    let mut options = load.for_engine();
+    load_with(model, draft, load, &load.for_engine(), pictures, quiet)
+}
+
+fn load_with(
+    model: &str,
+    draft: Option<&str>,
+    load: &Load,
+    options: &LoadOptions,
+    pictures: bool,
+    quiet: bool,
+) -> Result<Pipeline> {
     let opened = open(model, load.mmproj.as_deref())?;
-    options.device = place(opened.checkpoint(), load)?;
+    let placed = opened.checkpoint().place(options)?;
     let draft = draft.map(|name| open(name, None).map(|opened| (name, opened))).transpose()?;
     if let Some((_, draft)) = &draft {
         opened.check_draft(draft)?;
@@ -86,7 +105,7 @@ pub(crate) fn load_with_draft(
     if model != DEMO {
         // Loading takes minutes: what can be known before is said before.
         let checkpoint = opened.checkpoint();
-        let about = announcement(model, checkpoint, load, options.device)?;
+        let about = announcement(model, checkpoint, load, &placed)?;
         if pictures && checkpoint.config.vision.is_none() {
             return Err(medgemma_gemma::Error::NoVision.into());
         }
@@ -95,12 +114,12 @@ pub(crate) fn load_with_draft(
         }
     }
     let bar = LoadBar::new(model, quiet);
-    let pipeline = opened.load(&options, |progress| bar.set(progress.done, progress.total));
+    let pipeline = opened.load_on(placed, options, |progress| bar.set(progress.done, progress.total));
     bar.finish();
     let mut pipeline = pipeline?;
     if let Some((name, draft)) = draft {
         // It is small: it is held as its file has it.
-        let options = LoadOptions { quant: None, mmproj: None, ..options };
+        let options = LoadOptions { quant: None, mmproj: None, ..options.clone() };
         let bar = LoadBar::new(name, quiet);
         let loaded = pipeline.load_draft(draft, &options, |progress| bar.set(progress.done, progress.total));
         bar.finish();
@@ -135,30 +154,15 @@ fn dtype(checkpoint: &Checkpoint, load: &Load) -> Result<DType> {
     Ok(load.quant.map_or(stored, Quant::dtype))
 }
 
-/// Where a model is computed: on a GPU, when nobody says, where it has room for it.
-///
-/// # Errors
-/// When the first layer's tensors are broken.
-pub(crate) fn place(checkpoint: &Checkpoint, load: &Load) -> Result<Device> {
-    let context = load.context.unwrap_or(USUAL_CONTEXT);
-    Ok(load.device.settle(footprint::memory(&checkpoint.config, dtype(checkpoint, load)?, context)))
-}
-
-/// What a model is and whether there is room for it, in a sentence.
+/// What a model is, whether there is room for it, and what of it goes to the GPU, in a sentence or two.
 ///
 /// # Errors
 /// When its weights alone are more than the memory of this machine, or of the GPU: it would be killed, or run for hours.
-pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load, device: Device) -> Result<String> {
+pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load, placed: &Placed) -> Result<String> {
     let dtype = dtype(checkpoint, load)?;
     let context = load.context.unwrap_or(USUAL_CONTEXT);
     let needed = footprint::memory(&checkpoint.config, dtype, context);
-    let (memory, whose) = match device {
-        Device::Cuda(index) => {
-            let total = CudaBackend::card(index)?.memory as u64;
-            (Memory { total, available: total }, "the GPU")
-        }
-        Device::Auto | Device::Cpu => (machine::memory()?, "this machine"),
-    };
+    let (memory, whose) = memory(placed)?;
     let smaller = [Quant::Q8, Quant::Q4].into_iter().find(|quant| {
         let smaller = footprint::memory(&checkpoint.config, quant.dtype(), context);
         smaller < needed && smaller < memory.available
@@ -176,7 +180,25 @@ pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load, dev
     // A path's last part says enough; a hub id is said whole.
     let name = if Path::new(name).exists() { name.rsplit(['/', '\\']).next().unwrap_or(name) } else { name };
     let about = format!("{name} ({dtype:?}{sees}) takes about {}; {} are free", bytes(needed), bytes(memory.available));
-    Ok(if needed > memory.available { format!("{about}, so that it may be very slow{remedy}.") } else { about + "." })
+    let mut about =
+        if needed > memory.available { format!("{about}, so that it may be very slow{remedy}.") } else { about + "." };
+    if let Some(note) = &placed.note {
+        about = format!("{about} {note}");
+    }
+    Ok(about)
+}
+
+/// The memory of the devices that a model is on, and whose it is.
+fn memory(placed: &Placed) -> Result<(Memory, &'static str)> {
+    let Some(card) = placed.backend.back() else { return Ok((machine::memory()?, "this machine")) };
+    let (free, total) = card.memory()?;
+    let card = Memory { total: total as u64, available: free as u64 };
+    if placed.backend.front().is_none() {
+        return Ok((card, "the GPU"));
+    }
+    let machine = machine::memory()?;
+    let both = Memory { total: machine.total + card.total, available: machine.available + card.available };
+    Ok((both, "this machine with its GPU"))
 }
 
 /// Answers a conversation, showing it in `view` as it is written. Ctrl-C ends it.

@@ -5,7 +5,6 @@ mod catalog;
 mod commands;
 mod conversation;
 mod engine;
-mod footprint;
 mod hub;
 mod interrupt;
 mod machine;

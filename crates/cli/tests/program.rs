@@ -60,7 +60,11 @@ fn json_is_one_object_on_stdout() {
     let models = json(&run(home.path(), &["models", "--json"]));
     let first = &models["models"][0];
     assert_eq!((first["id"].as_str(), first["here"].as_str()), (Some("google/medgemma-4b-it"), Some("no")));
+    assert_eq!(first["layers"], 34);
+    assert_eq!(models["gpu_memory_bytes"].is_null(), first["gpu_layers"].is_null());
     let doctor = json(&run(home.path(), &["doctor", "--json"]));
+    let placement = doctor["gpu"]["placement"].as_array().unwrap();
+    assert_eq!(placement.is_empty(), doctor["gpu"]["free_bytes"].is_null());
     assert!(doctor["memory"]["total"].as_u64() > Some(0) && doctor["memory_bytes_per_second"].as_u64() > Some(0));
     assert_eq!(doctor["cache"]["path"], home.path().join(".cache/huggingface/hub").to_str().unwrap());
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "looking leaves nothing behind");
@@ -173,6 +177,10 @@ fn bench_measures_a_folder() {
     assert_eq!((report["prompt"]["tokens"].as_u64(), report["generate"]["tokens"].as_u64()), (Some(5), Some(3)));
     let is_speed = |part: &serde_json::Value| part["median"].as_f64() > Some(0.0) && part["runs"] == 2;
     assert!(is_speed(&report["prompt"]["tokens_per_second"]) && is_speed(&report["image_seconds"]), "{report}");
+    assert!(report["layers"].as_u64() > Some(0) && report["gpu_layers"].as_u64() <= report["layers"].as_u64());
+    assert!(report["gpu_layers"].is_u64());
+    let cpu = json(&run(home.path(), &[&args[..], &["--gpu-layers", "0"]].concat()));
+    assert_eq!(cpu["gpu_layers"], 0);
     let output = run(home.path(), &["bench", "--synthetic", "7b"]);
     assert!(output.status.code() == Some(1) && stderr(&output).contains("27b-text-it"));
 }

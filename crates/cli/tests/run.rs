@@ -207,7 +207,11 @@ fn what_cannot_be_is_refused() {
         let output = run(program.home.path(), &[&["run", &program.model], args].concat());
         assert_eq!((output.status.code(), stderr(&output).contains(word)), (Some(2), true), "{args:?}");
     }
-    for (args, word) in [(&["x", "--device", "cuda:99"][..], "--device cpu"), (&["x", "--context", "4"], "context")] {
+    for (args, word) in [
+        (&["x", "--device", "cuda:99"][..], "--device cpu"),
+        (&["x", "--device", "cpu", "--gpu-layers", "1"], "--device auto"),
+        (&["x", "--context", "4"], "context"),
+    ] {
         let output = run(program.home.path(), &[&["run", &program.model], args].concat());
         assert_eq!((output.status.code(), stderr(&output).contains(word)), (Some(1), true), "{args:?}");
     }

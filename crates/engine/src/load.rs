@@ -3,47 +3,8 @@
 use crate::error::Error;
 use medgemma_formats::{DType, Folder, Gguf, Safetensors};
 use medgemma_gemma::{Config, LoadProgress, Model, Synthetic, Weights};
-use medgemma_kernels::{AnyBackend, Backend, CacheType, Card, CpuBackend, CudaBackend, PackCache, WeightFormat};
+use medgemma_kernels::{Backend, CacheType, CpuBackend, WeightFormat};
 use std::path::Path;
-
-/// Where a model is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// An NVIDIA card where there is one, else the processor.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The NVIDIA card of this number.
-    Cuda(usize),
-}
-
-impl Device {
-    /// What stands for [`Device::Auto`] where so many bytes are needed: the first card if it has them, else the processor.
-    #[must_use]
-    pub fn settle(self, needed: u64) -> Self {
-        // Some of it is the driver's.
-        let room = |card: &Card| (card.memory / 100 * 95) as u64;
-        match (self, CudaBackend::card(0)) {
-            (Self::Auto, Ok(card)) if room(&card) >= needed => Self::Cuda(0),
-            (Self::Auto, _) => Self::Cpu,
-            (other, _) => other,
-        }
-    }
-
-    /// The device, with so many threads and packed weights in `packed` where it is the processor.
-    ///
-    /// # Errors
-    /// When a card was asked for that isn't there.
-    pub fn open(self, threads: Option<usize>, packed: Option<PackCache>) -> Result<AnyBackend, Error> {
-        let cpu = || AnyBackend::Cpu(CpuBackend::new(threads).keeping(packed));
-        Ok(match self {
-            Self::Cpu => cpu(),
-            Self::Cuda(index) => AnyBackend::Cuda(CudaBackend::new(index)?),
-            Self::Auto => CudaBackend::new(0).map_or_else(|_| cpu(), AnyBackend::Cuda),
-        })
-    }
-}
 
 /// An opened checkpoint: its configuration and its weights, nothing packed yet.
 pub struct Checkpoint {

@@ -21,6 +21,7 @@ mod spoken;
 
 pub use hold::{Penalized, ThoughtBudget};
 pub use load::{CARD_CHUNK, CHUNK, LoadOptions, Opened, Quant};
+pub(crate) use load::{MOST_THREADS, OUTPUTS};
 pub use request::{Options, Request};
 pub use run::{Event, Reply, ScoredToken, Usage};
 pub use serving::{Ending, Frontend, Prepared, PromptToken, Said, Serving, ServingOptions};

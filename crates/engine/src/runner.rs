@@ -5,7 +5,7 @@ mod share;
 use crate::blocks::BlockPool;
 use crate::error::Error;
 use crate::sequence::{PlacedImage, Sequence};
-use medgemma_gemma::{Caches, ImageFeatures, Input, Model, Workspace};
+use medgemma_gemma::{Caches, Config, ImageFeatures, Input, Model, Workspace};
 use medgemma_kernels::{BLOCK, Backend, CacheType, Greedy, Rows, Step};
 use std::sync::Arc;
 
@@ -22,6 +22,31 @@ pub struct RunnerConfig {
     pub outputs: usize,
     /// How keys and values are held.
     pub cache: CacheType,
+}
+
+/// What a runner makes room for.
+pub(crate) struct Sizes {
+    /// Rows of a step, and those of them that get logits.
+    pub(crate) rows: usize,
+    pub(crate) outputs: usize,
+    /// Blocks of each layer of either kind.
+    pub(crate) global_blocks: usize,
+    pub(crate) local_blocks: usize,
+}
+
+impl RunnerConfig {
+    pub(crate) fn sizes(&self, model: &Config) -> Sizes {
+        let image = model.vision.as_ref().map_or(0, |v| v.tokens_per_image);
+        let outputs = self.outputs.max(1);
+        let rows = self.chunk.max(image).max(outputs);
+        let each = self.context.div_ceil(BLOCK);
+        // The window and a step's rows; once more a window and a block, for what is kept at the end of the prompt.
+        let window = model.text.window.min(self.context);
+        let each_local = (rows.div_ceil(BLOCK) + 2 + 2 * (window.div_ceil(BLOCK) + 1)).min(each);
+        let sequences = self.sequences.max(1);
+        let (global_blocks, local_blocks) = (each.saturating_mul(sequences), each_local.saturating_mul(sequences));
+        Sizes { rows, outputs, global_blocks, local_blocks }
+    }
 }
 
 /// The model with its caches and buffers.
@@ -51,16 +76,7 @@ impl<B: Backend> Runner<B> {
     /// # Errors
     /// When memory for them can't be had.
     pub fn new(model: Model<B>, config: RunnerConfig) -> Result<Self, Error> {
-        let text = &model.config().text;
-        let image = model.config().vision.as_ref().map_or(0, |v| v.tokens_per_image);
-        let outputs = config.outputs.max(1);
-        let rows = config.chunk.max(image).max(outputs);
-        let each = config.context.div_ceil(BLOCK);
-        // The window and a step's rows; once more a window and a block, for what is kept at the end of the prompt.
-        let window = text.window.min(config.context);
-        let each_local = (rows.div_ceil(BLOCK) + 2 + 2 * (window.div_ceil(BLOCK) + 1)).min(each);
-        let sequences = config.sequences.max(1);
-        let (global_blocks, local_blocks) = (each.saturating_mul(sequences), each_local.saturating_mul(sequences));
+        let Sizes { rows, outputs, global_blocks, local_blocks } = config.sizes(model.config());
         let caches = model.caches(global_blocks, local_blocks, config.cache)?;
         let workspace = model.workspace(rows, outputs)?;
         Ok(Self {

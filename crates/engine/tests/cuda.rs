@@ -5,11 +5,16 @@ mod support;
 
 use medgemma_engine::{Generation, Progress, Runner, RunnerConfig, Sequence, generate};
 use medgemma_gemma::sampler::Sampling;
-use medgemma_kernels::{Backend, CacheType, CudaBackend, WeightFormat};
+use medgemma_kernels::{AnyBackend, Backend, CacheType, CpuBackend, CudaBackend, WeightFormat};
 use std::ops::ControlFlow;
 use support::{ROUNDED, cases, check, distance, ids, images, open};
 
-fn runner(name: &str, backend: CudaBackend, chunk: usize, format: WeightFormat) -> Runner<CudaBackend> {
+/// The first card; none, and a word about it, where there is none.
+fn card(open: impl FnOnce(usize) -> Result<CudaBackend, medgemma_kernels::Error>) -> Option<CudaBackend> {
+    open(0).map_err(|error| println!("skipped: {error}")).ok()
+}
+
+fn runner<B: Backend>(name: &str, backend: B, chunk: usize, format: WeightFormat) -> Runner<B> {
     let model = open(name).load(backend, format, |_| {}).unwrap();
     Runner::new(model, RunnerConfig { context: 2048, sequences: 1, chunk, outputs: 7, cache: CacheType::F32 }).unwrap()
 }
@@ -29,13 +34,26 @@ fn exact_goldens_through_every_chunk_size() {
         ("../demo-model", "../demo-model", WeightFormat::Stored),
     ] {
         for chunk in [512, 1, 33] {
-            let backend = match CudaBackend::exact(0) {
-                Ok(backend) => backend,
-                Err(error) => return println!("skipped: {error}"),
-            };
+            let Some(backend) = card(CudaBackend::exact) else { return };
             let mut runner = runner(name, backend, chunk, format);
             for case in cases(goldens) {
                 check(&mut runner, name, &case, &format!("by {chunk} on a card, exact"));
+            }
+        }
+    }
+}
+
+/// Cut between the processor and a card, with everything there in f32.
+#[test]
+fn goldens_of_models_that_are_cut() {
+    for name in ["tiny-text", "tiny-mm", "tiny-mm16"] {
+        let layers = open(name).config.text.global.len();
+        for boundary in 0..=layers {
+            let Some(card) = card(CudaBackend::exact) else { return };
+            let backend = AnyBackend::new(CpuBackend::new(None), card, boundary);
+            let mut runner = runner(name, backend, 33, WeightFormat::Stored);
+            for case in cases(name) {
+                check(&mut runner, name, &case, &format!("from layer {boundary} on a card"));
             }
         }
     }
@@ -57,10 +75,7 @@ fn rounded_operands_stay_near_the_reference() {
         ("tiny-kq-gguf", 0.07, 0.7, 0.1),
     ] {
         for chunk in [512, 20] {
-            let backend = match CudaBackend::new(0) {
-                Ok(backend) => backend,
-                Err(error) => return println!("skipped: {error}"),
-            };
+            let Some(backend) = card(CudaBackend::new) else { return };
             let mut runner = runner(name, backend, chunk, WeightFormat::Stored);
             let (off, largest) = distance(&mut runner, name);
             let (turned, steps, closest) = turned(&mut runner, name);

@@ -260,7 +260,7 @@ fn a_thousand_random_steps_leak_no_block() {
 #[test]
 fn a_thousand_random_steps_leak_no_block_on_a_card() {
     let backend = match CudaBackend::new(0) {
-        Ok(backend) => AnyBackend::Cuda(backend),
+        Ok(backend) => AnyBackend::only_back(backend),
         Err(error) => return println!("skipped: {error}"),
     };
     let mut scheduler = Scheduler::new(runner_on(backend, 320, 3), CONFIG).unwrap();

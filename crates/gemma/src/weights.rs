@@ -190,7 +190,15 @@ impl Weights {
     /// # Errors
     /// When the first layer's tensors are broken.
     pub fn stored_as(&self) -> Result<Option<DType>, Error> {
-        Ok(self.find("blk.0.ffn_up.weight", &[])?.1.map(|t| t.dtype))
+        self.stored("blk.0.ffn_up.weight")
+    }
+
+    /// The element type that a tensor is stored in; `None` where there is no such tensor.
+    ///
+    /// # Errors
+    /// When the file's description of it is broken.
+    pub fn stored(&self, name: &str) -> Result<Option<DType>, Error> {
+        Ok(self.find(name, &[])?.1.map(|t| t.dtype))
     }
 
     /// Whether matrices held as `format` keep the decoder exact: what stands beside quantized ones may be rounded to
@@ -211,7 +219,7 @@ impl Weights {
     /// # Errors
     /// As [`Weights::stored_as`].
     pub fn vision_stored_as(&self) -> Result<Option<DType>, Error> {
-        Ok(self.find("v.blk.0.attn_q.weight", &[])?.1.map(|t| t.dtype))
+        self.stored("v.blk.0.attn_q.weight")
     }
 }
 

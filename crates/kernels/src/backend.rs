@@ -53,6 +53,22 @@ pub struct Part<'a> {
     pub format: WeightFormat,
 }
 
+/// Where in a model weights belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The embedding table.
+    Embedding {
+        /// Whether it is the output matrix, too.
+        tied: bool,
+    },
+    /// A layer of the decoder.
+    Layer(usize),
+    /// The output matrix.
+    Output,
+    /// The image encoder.
+    Vision,
+}
+
 /// How keys and values are held in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CacheType {
@@ -177,6 +193,22 @@ pub trait Backend: Send + Sync + 'static {
     /// Reserves a pool.
     fn cache(&self, spec: CacheSpec) -> Result<Self::Cache, Self::Error>;
 
+    // Several devices.
+
+    /// The first of the decoder's layers that isn't on the device of those before it: 0 where only the embedding table is
+    /// before it, and as many as there are layers where only the output matrix is behind it. None where all is on one device.
+    fn boundary(&self) -> Option<usize> {
+        None
+    }
+    /// Says where the weights that are made from now on belong.
+    fn place(&self, _place: Place) {}
+    /// As [`Backend::cache`], for the decoder: `behind` of the layers lie behind the boundary, and are counted from 0 again.
+    fn split_cache(&self, spec: CacheSpec, _behind: usize) -> Result<Self::Cache, Self::Error> {
+        self.cache(spec)
+    }
+    /// Moves the rows in use of `x` to the device behind the boundary.
+    fn cross(&self, _x: &mut Self::Matrix) {}
+
     /// Makes room for steps.
     fn staged(&self) -> Result<Self::Staged, Self::Error>;
 
@@ -185,6 +217,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Puts a step where the operations read it: `ids` are its tokens (none for images).
     fn stage(&self, ids: &[u32], step: &Step, out: &mut Self::Staged);
 
+    /// Rows in use.
+    fn rows(&self, x: &Self::Matrix) -> usize;
     /// Copies rows from the host: `values` is `[rows, cols]`; sets the number of rows in use.
     fn upload(&self, values: &[f32], out: &mut Self::Matrix);
     /// Copies the rows in use to the host: `out` is `[rows, cols]`.

@@ -7,8 +7,7 @@ use crate::interrupt;
 use crate::machine;
 use crate::terminal::{LoadBar, Table, bytes, say_note, width};
 use anyhow::{Context, Result, bail, ensure};
-use medgemma_engine::pipeline::{CARD_CHUNK, CHUNK};
-use medgemma_engine::{Checkpoint, Runner, RunnerConfig, Sequence, Work};
+use medgemma_engine::{Checkpoint, LoadOptions, Runner, RunnerConfig, Sequence, Work};
 use medgemma_kernels::{AnyBackend, Backend, Greedy, WeightFormat};
 use serde::Serialize;
 use serde_json::json;
@@ -21,6 +20,9 @@ struct Report {
     /// Whether the weights are random: speed and memory are those of the true shape, words mean nothing.
     synthetic: bool,
     device: String,
+    /// The decoder's layers, and how many of them are on a GPU.
+    layers: usize,
+    gpu_layers: usize,
     context: usize,
     /// Tokens that stood before the prompt.
     depth: usize,
@@ -72,7 +74,6 @@ struct Run {
 
 pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
     let _polite = interrupt::guard();
-    let options = args.load.for_engine();
     if args.prompt + args.generate == 0 && !args.image {
         bail!("nothing is measured: give --prompt, --generate or --image");
     }
@@ -82,9 +83,10 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         bail!("--context {context} has no room for {tokens} tokens: make it larger");
     }
     let (name, checkpoint) = open(args)?;
-    let device = engine::place(&checkpoint, &args.load)?;
+    let options = LoadOptions { context: Some(context), conversations: args.batch, ..args.load.for_engine() };
+    let placed = checkpoint.place(&options)?;
     if !quiet {
-        say_note(&engine::announcement(&name, &checkpoint, &args.load, device)?);
+        say_note(&engine::announcement(&name, &checkpoint, &args.load, &placed)?);
     }
     let begun = Instant::now();
     let bar = LoadBar::new(&name, quiet);
@@ -94,14 +96,13 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         None => args.load.weight_format(),
     };
     let cache = checkpoint.cache_type(format)?;
-    let backend = device.open(options.threads, options.packed)?;
-    let model = checkpoint.load(backend, format, |progress| bar.set(progress.done, progress.total))?;
+    let (layers, gpu_layers, chunk) = (placed.layers, placed.gpu_layers, placed.chunk);
+    let model = checkpoint.load(placed.backend, format, |progress| bar.set(progress.done, progress.total))?;
     if args.image && model.config().vision.is_some() {
         model.load_vision()?;
     }
     bar.finish();
     let load_seconds = begun.elapsed().as_secs_f64();
-    let chunk = if matches!(model.backend(), AnyBackend::Cuda(_)) { CARD_CHUNK } else { CHUNK };
     let (device, weights_bytes) = (model.backend().name(), model.weight_bytes());
     let config = RunnerConfig { context, sequences: args.batch, chunk, outputs: args.batch, cache };
     let mut bench = Bench::new(Runner::new(model, config)?, args)?;
@@ -119,6 +120,8 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
         model: name,
         synthetic: args.synthetic.is_some(),
         device,
+        layers,
+        gpu_layers,
         context,
         depth: args.depth,
         batch: args.batch,
@@ -303,6 +306,9 @@ fn lines(report: &Report) -> Vec<String> {
     let random = if report.synthetic { " (random weights of the true shape)" } else { "" };
     table.row(["Model", &format!("{}{random}", report.model)]);
     table.row(["Device", &report.device]);
+    if (1..report.layers).contains(&report.gpu_layers) {
+        table.row(["Layers", &format!("{} of {} on the GPU", report.gpu_layers, report.layers)]);
+    }
     let peak = report.peak_memory_bytes.map_or_else(String::new, |peak| format!(", {} at most in all", bytes(peak)));
     table.row(["Memory", &format!("{} of weights{peak}", bytes(report.weights_bytes as u64))]);
     if report.batch > 1 {

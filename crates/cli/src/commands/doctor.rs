@@ -54,6 +54,18 @@ struct Gpu {
     devices: Vec<String>,
     /// Why models aren't computed there, where there is a driver.
     problem: Option<String>,
+    /// Bytes of the first one that are free, and how much of a model goes there.
+    free_bytes: Option<u64>,
+    placement: Vec<Placement>,
+}
+
+/// How many of a model's last layers `--device auto` computes on the GPU; the others are computed on the processor.
+#[derive(Serialize)]
+struct Placement {
+    model: &'static str,
+    precision: &'static str,
+    gpu_layers: usize,
+    layers: usize,
 }
 
 #[derive(Serialize)]
@@ -73,6 +85,9 @@ struct PackedReport {
     /// Bytes of files whose checkpoint is gone or has changed.
     stale_bytes: u64,
 }
+
+/// A model of each of MedGemma's sizes.
+const SIZES: [&str; 2] = ["google/medgemma-27b-it", "google/medgemma-4b-it"];
 
 pub(crate) fn run(args: &args::Doctor, quiet: bool) -> Result<()> {
     if !quiet && !args.json {
@@ -136,8 +151,24 @@ fn gpu() -> Gpu {
     let driver = here("libcuda.so.1") || here("nvcuda.dll");
     let devices = if driver { nvidia_smi().unwrap_or_default() } else { Vec::new() };
     // Whether everything that a model needs can be had is known once it was had.
-    let problem = if driver { CudaBackend::new(0).err().map(|error| error.to_string()) } else { None };
-    Gpu { driver, devices, problem }
+    let free = if driver { Some(CudaBackend::new(0).and_then(|card| card.memory())) } else { None };
+    let (free_bytes, problem) = match free {
+        None => (None, None),
+        Some(Ok((free, _))) => (Some(free as u64), None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+    };
+    Gpu { driver, devices, problem, free_bytes, placement: free_bytes.map(placement).unwrap_or_default() }
+}
+
+/// How much of each of MedGemma's sizes a GPU with so much free memory takes.
+fn placement(free: u64) -> Vec<Placement> {
+    let models = SIZES.into_iter().filter_map(Variant::find);
+    let each = models.flat_map(|model| PRECISIONS.map(|precision| (model, precision)));
+    let placed = |(model, precision): (&Variant, Quant)| {
+        let (gpu_layers, layers) = model.gpu_layers(precision, free);
+        Placement { model: model.id, precision: precision.name(), gpu_layers, layers }
+    };
+    each.map(placed).collect()
 }
 
 /// The devices that `nvidia-smi` lists; none when it isn't there, fails or hangs.
@@ -204,11 +235,8 @@ fn advice(report: &Report) -> Vec<String> {
     if cfg!(target_arch = "x86_64") && !report.instruction_sets.contains(&"AVX2") {
         advice.push("This processor has no AVX2: answers will be very slow. Use a machine from 2013 or later.".into());
     }
-    let fits: Vec<String> = ["google/medgemma-27b-it", "google/medgemma-4b-it"]
-        .into_iter()
-        .filter_map(Variant::find)
-        .filter_map(|variant| fit(variant, report))
-        .collect();
+    let fits: Vec<String> =
+        SIZES.into_iter().filter_map(Variant::find).filter_map(|variant| fit(variant, report)).collect();
     if fits.is_empty() {
         advice.push(format!(
             "{} of memory is too little for MedGemma: the 4B model needs {} in 4 bits. `medgemma demo` runs anywhere.",
@@ -263,6 +291,13 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
         (true, false) => report.gpu.devices.join("; "),
     };
     rows.push(("GPU", gpu));
+    if let Some(free) = report.gpu.free_bytes {
+        rows.push(("", format!("{} free; layers that --device auto computes there:", bytes(free))));
+    }
+    for of_model in report.gpu.placement.chunk_by(|a, b| a.model == b.model) {
+        let each = of_model.iter().map(|p| format!("{} of {} in {}", p.gpu_layers, p.layers, p.precision));
+        rows.push(("", format!("{}: {}", of_model[0].model, each.collect::<Vec<_>>().join(", "))));
+    }
     let cache = &report.cache;
     rows.push(("Cache", cache.path.display().to_string()));
     let free = cache.free_bytes.map_or_else(String::new, |free| format!(", {} free", bytes(free)));

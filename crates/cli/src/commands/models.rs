@@ -4,11 +4,12 @@ use super::{print_json, print_lines};
 use crate::args;
 use crate::args::Quant;
 use crate::catalog::{VARIANTS, Variant, usable};
-use crate::footprint::USUAL_CONTEXT;
 use crate::machine;
 use crate::terminal::{Table, bytes, width, wrap};
 use anyhow::Result;
+use medgemma_engine::footprint::USUAL_CONTEXT;
 use medgemma_gemma::locate::{Cache, Error, HubId, Located, is_mmproj, locate_in, repository_ggufs};
+use medgemma_kernels::CudaBackend;
 use serde::Serialize;
 use std::path::Path;
 
@@ -24,6 +25,8 @@ enum Here {
 #[derive(Serialize)]
 struct Report {
     memory_bytes: u64,
+    /// All of the first GPU's memory, where there is one.
+    gpu_memory_bytes: Option<u64>,
     cache: std::path::PathBuf,
     models: Vec<Model>,
     others: Vec<String>,
@@ -40,6 +43,9 @@ struct Model {
     download_bytes: u64,
     memory: Needs,
     fits: Option<&'static str>,
+    /// Its layers, and how many of them fit on the GPU in each precision, where there is one.
+    layers: usize,
+    gpu_layers: Option<GpuLayers>,
     here: Here,
 }
 
@@ -51,9 +57,18 @@ struct Needs {
     q4: u64,
 }
 
+/// Layers on a GPU that nobody else uses, with the usual context, by precision.
+#[derive(Serialize)]
+struct GpuLayers {
+    bf16: usize,
+    q8: usize,
+    q4: usize,
+}
+
 pub(crate) fn run(args: &args::Models) -> Result<()> {
     let cache = Cache::from_env();
     let memory = machine::memory()?.total;
+    let gpu = CudaBackend::card(0).ok().map(|card| card.memory as u64);
     let model = |variant: &'static Variant| Model {
         id: variant.id,
         parameters: variant.parameters,
@@ -68,10 +83,17 @@ pub(crate) fn run(args: &args::Models) -> Result<()> {
             q4: variant.memory(Quant::Q4),
         },
         fits: variant.best_fit(usable(memory)).map(Quant::name),
+        layers: variant.gpu_layers(Quant::Q4, 0).1,
+        gpu_layers: gpu.map(|memory| {
+            // Some of it is the driver's.
+            let layers = |quant| variant.gpu_layers(quant, memory / 100 * 95).0;
+            GpuLayers { bf16: layers(Quant::Bf16), q8: layers(Quant::Q8), q4: layers(Quant::Q4) }
+        }),
         here: here(variant.id, &cache),
     };
     let report = Report {
         memory_bytes: memory,
+        gpu_memory_bytes: gpu,
         cache: cache.root().to_owned(),
         models: VARIANTS.iter().map(model).collect(),
         others: others(&cache),
@@ -124,7 +146,10 @@ fn lines(report: &Report, width: usize) -> Vec<String> {
         let [bf16, q8, q4] = [model.memory.bf16, model.memory.q8, model.memory.q4].map(gigabytes);
         table.row([model.id.to_owned(), bf16, q8, q4, model.fits.unwrap_or("no").to_owned(), here.to_owned()]);
         let thinks = if model.thinks { "; thinks" } else { "" };
-        table.note(format!("{}{thinks}. For {}.", model.input, model.purpose));
+        let gpu = model.gpu_layers.as_ref().map_or_else(String::new, |GpuLayers { bf16, q8, q4 }| {
+            format!(" Layers on the GPU: {bf16} in BF16, {q8} in Q8, {q4} in Q4, of {}.", model.layers)
+        });
+        table.note(format!("{}{thinks}. For {}.{gpu}", model.input, model.purpose));
     }
     let mut lines = table.lines(width);
     let mut say = |text: String| lines.extend(wrap(&text, width));

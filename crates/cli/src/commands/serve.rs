@@ -3,11 +3,11 @@
 use crate::args::{Load, Serve};
 use crate::catalog::Variant;
 use crate::engine;
-use crate::footprint::USUAL_CONTEXT;
 use crate::interrupt;
 use crate::terminal::say_note;
 use anyhow::{Result, anyhow};
 use medgemma_engine::ServingOptions;
+use medgemma_engine::footprint::USUAL_CONTEXT;
 use medgemma_serve::{Config, Error, Keys, Started, Tls};
 use std::future::pending;
 use std::net::SocketAddr;
@@ -47,9 +47,10 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         prompt_tokens_beside: args.prompt_tokens,
     };
     let (model, load) = (args.model.clone(), with_context(args)?);
+    let conversations = args.conversations;
     let load = move || {
-        let pipeline =
-            engine::load(&model, &load, false, quiet).map_err(Box::<dyn std::error::Error + Send + Sync>::from)?;
+        let pipeline = engine::load_for_serving(&model, &load, conversations, quiet)
+            .map_err(Box::<dyn std::error::Error + Send + Sync>::from)?;
         Ok(pipeline.into_serving(&serving)?)
     };
     let _polite = interrupt::guard();

@@ -5,16 +5,17 @@ use super::assets::Assets;
 use super::features::FeatureCache;
 use crate::demo;
 use crate::error::Error;
-use crate::load::{Checkpoint, Device};
+use crate::load::Checkpoint;
+use crate::placement::{Device, Placed, fitting};
 use crate::runner::{Runner, RunnerConfig};
 use crate::sequence::Sequence;
 use crate::speculate::{DRAFT_MAX, DraftModel};
-use medgemma_formats::{Folder, Gguf};
+use medgemma_formats::{DType, Folder, Gguf};
+use medgemma_gemma::LoadProgress;
 use medgemma_gemma::locate::{Located, locate};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_gemma::text::Tokenizer;
-use medgemma_gemma::{LoadProgress, TextConfig};
-use medgemma_kernels::{AnyBackend, BLOCK, CacheType, CudaBackend, PackCache, WeightFormat};
+use medgemma_kernels::{AnyBackend, CacheType, PackCache, WeightFormat};
 use std::path::{Path, PathBuf};
 
 /// How the decoder's weights are held in memory.
@@ -33,13 +34,24 @@ pub enum Quant {
 }
 
 impl Quant {
-    fn format(self) -> WeightFormat {
+    pub(crate) fn format(self) -> WeightFormat {
         match self {
             Self::F32 => WeightFormat::F32,
             Self::Bf16 => WeightFormat::BF16,
             Self::Q8 => WeightFormat::Q8,
             Self::Q4 => WeightFormat::Q4,
             Self::Nf4 => WeightFormat::Nf4,
+        }
+    }
+
+    /// The blocks that weights are held in.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::Q8 => DType::Q8_0,
+            Self::Q4 => DType::Q4_0,
+            Self::Nf4 => DType::Nf4,
         }
     }
 }
@@ -50,10 +62,16 @@ pub struct LoadOptions {
     /// How weights are held; as stored when `None`.
     pub quant: Option<Quant>,
     /// Most tokens of a conversation; when `None`, what the model was made for, or, on a card, as many as there is room
-    /// for. The processor's memory for them is taken as they come, a card's at once.
+    /// for; [`USUAL_CONTEXT`](crate::footprint::USUAL_CONTEXT) where a card takes some of the layers. The processor's memory for them is taken as they come,
+    /// a card's at once.
     pub context: Option<usize>,
     /// Where it is computed.
     pub device: Device,
+    /// How many of the decoder's last layers are computed on a card, with the output matrix and the image encoder; as many
+    /// as there is room for when `None`.
+    pub gpu_layers: Option<usize>,
+    /// Conversations of that context that a card is to have room for (0: one); a [`Serving`](super::Serving) may have several.
+    pub conversations: usize,
     /// Threads; as many as the machine runs at once when `None`.
     pub threads: Option<usize>,
     /// The image encoder of a GGUF, when it isn't beside it.
@@ -70,13 +88,10 @@ pub struct LoadOptions {
 pub const CHUNK: usize = 512;
 /// The same on a card, which has more to do at once.
 pub const CARD_CHUNK: usize = 2048;
-/// Bytes of a card that aren't for keys and values: what is computed in between, and the image encoder, which is loaded at
-/// the first image.
-const CARD_WORK: usize = 4 << 30;
 /// More threads than any machine this runs on has.
-const MOST_THREADS: usize = 1024;
+pub(crate) const MOST_THREADS: usize = 1024;
 /// Rows that get logits at once: a token and those guessed behind it; scoring goes faster with some.
-const OUTPUTS: usize = DRAFT_MAX + 1;
+pub(crate) const OUTPUTS: usize = DRAFT_MAX + 1;
 
 /// A model's files, opened and read but for the weights: enough to say what it is and what it will take.
 pub struct Opened {
@@ -162,7 +177,21 @@ impl Opened {
     /// # Errors
     /// When a tensor is missing or of another shape, an option is out of range, or memory runs out.
     pub fn load(self, options: &LoadOptions, progress: impl FnMut(LoadProgress)) -> Result<Pipeline, Error> {
-        let (name, assets, runner) = self.runner(options, OUTPUTS, progress)?;
+        let placed = self.checkpoint.place(options)?;
+        self.load_on(placed, options, progress)
+    }
+
+    /// As [`Opened::load`], where [`Checkpoint::place`] put it.
+    ///
+    /// # Errors
+    /// As [`Opened::load`].
+    pub fn load_on(
+        self,
+        placed: Placed,
+        options: &LoadOptions,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<Pipeline, Error> {
+        let (name, assets, runner) = self.runner(placed, options, OUTPUTS, progress)?;
         let (sequence, features) = (Sequence::default(), FeatureCache::default());
         Ok(Pipeline { name, assets, runner, sequence, features, draft: None })
     }
@@ -170,19 +199,12 @@ impl Opened {
     /// Packs the weights and makes room for a sequence, with logits for `outputs` rows of a step.
     fn runner(
         self,
+        placed: Placed,
         options: &LoadOptions,
         outputs: usize,
         progress: impl FnMut(LoadProgress),
     ) -> Result<(String, Assets, Runner<AnyBackend>), Error> {
         let Self { name, checkpoint, assets } = self;
-        let longest = checkpoint.config.text.max_position;
-        let context = options.context.unwrap_or(longest);
-        if context == 0 || context > longest {
-            return Err(Error::Parameter(format!("a context of {context} tokens is out of range (1 to {longest})")));
-        }
-        if options.threads.is_some_and(|threads| threads == 0 || threads > MOST_THREADS) {
-            return Err(Error::Parameter(format!("the number of threads is out of range (1 to {MOST_THREADS})")));
-        }
         let vocab = checkpoint.config.text.vocab;
         if let Some(id) = checkpoint.config.tokens.eos.iter().find(|id| **id as usize >= vocab) {
             let problem = format!("eos_token_id: {id} isn't in the vocabulary of {vocab}");
@@ -190,28 +212,16 @@ impl Opened {
         }
         let format = options.quant.map_or(WeightFormat::Stored, Quant::format);
         let cache = options.cache.map_or_else(|| checkpoint.cache_type(format), Ok)?;
-        let backend = options.device.open(options.threads, options.packed.clone())?;
-        let model = checkpoint.load(backend, format, progress)?;
-        let (context, chunk) = match model.backend() {
-            AnyBackend::Cpu(_) => (context, CHUNK),
-            AnyBackend::Cuda(card) => {
-                let room = if options.context.is_none() { fitting(card, &model.config().text)? } else { context };
-                (context.min(room), CARD_CHUNK)
-            }
-        };
-        let chunk = options.chunk.unwrap_or(chunk).clamp(1, context);
-        let config = RunnerConfig { context, sequences: 1, chunk, outputs, cache };
+        let model = checkpoint.load(placed.backend, format, progress)?;
+        let (context, chunk) = (placed.context, placed.chunk);
+        let mut config = RunnerConfig { context, sequences: 1, chunk, outputs, cache };
+        if options.context.is_none() && placed.gpu_layers == placed.layers {
+            config.context = fitting(model.backend(), model.config(), &config)?;
+            config.chunk = config.chunk.min(config.context);
+        }
         let runner = Runner::new(model, config)?;
         Ok((name, assets, runner))
     }
-}
-
-/// Tokens whose keys and values fit a card beside the weights that are there.
-fn fitting(card: &CudaBackend, text: &TextConfig) -> Result<usize, Error> {
-    let (free, _) = card.memory()?;
-    // Keys and values in bf16.
-    let token = 4 * text.kv_heads * text.head_dim * text.global_layers().max(1);
-    Ok((free.saturating_sub(CARD_WORK) / token / BLOCK * BLOCK).max(1024))
 }
 
 /// Tokens that one of two vocabularies of the same model family may have more than the other: padding, and the
@@ -257,8 +267,9 @@ impl Pipeline {
         check_draft((&self.name, self.tokenizer()), &draft)?;
         let longest = draft.checkpoint.config.text.max_position;
         let context = options.context.unwrap_or(usize::MAX).min(longest).min(self.context());
-        let options = LoadOptions { context: Some(context), ..options.clone() };
-        let (_, _, runner) = draft.runner(&options, 1, progress)?;
+        let options = LoadOptions { context: Some(context), gpu_layers: None, ..options.clone() };
+        let placed = draft.checkpoint.place(&options)?;
+        let (_, _, runner) = draft.runner(placed, &options, 1, progress)?;
         self.draft = Some(DraftModel::new(runner));
         Ok(())
     }

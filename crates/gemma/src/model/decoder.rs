@@ -2,7 +2,7 @@
 
 use super::{ImageFeatures, backend};
 use crate::{Error, TextConfig, Weights};
-use medgemma_kernels::{Backend, Behind, CacheSpec, CacheType, Greedy, Step, WeightFormat};
+use medgemma_kernels::{Backend, Behind, CacheSpec, CacheType, Greedy, Place, Step, WeightFormat};
 
 /// Weights of the decoder.
 pub(super) struct Decoder<B: Backend> {
@@ -17,7 +17,7 @@ pub(super) struct Decoder<B: Backend> {
 
 struct Layer<B: Backend> {
     global: bool,
-    /// Index among the layers of its pool.
+    /// Index among the layers of its pool on its device.
     cache_layer: usize,
     attn_norm: B::Vector,
     /// q, k and v stacked: `[q + 2·kv, h]`.
@@ -102,12 +102,19 @@ impl<B: Backend> Decoder<B> {
             let tensor = weights.tensor(name, &[c.vocab, c.hidden])?;
             b.weight(&[&tensor], embedding_format(format)).map_err(backend)
         };
+        b.place(Place::Embedding { tied: c.tied });
         let embedding = matrix("token_embd.weight")?;
+        b.place(Place::Output);
         let output = if c.tied { None } else { Some(matrix("output.weight")?) };
         step();
         let (mut globals, mut locals) = (0, 0);
         let mut layers = Vec::with_capacity(c.global.len());
         for (index, &global) in c.global.iter().enumerate() {
+            b.place(Place::Layer(index));
+            // Behind a boundary layers have a cache of their own.
+            if b.boundary() == Some(index) {
+                (globals, locals) = (0, 0);
+            }
             let counter = if global { &mut globals } else { &mut locals };
             layers.push(Layer::load(b, c, weights, format, index, global, *counter)?);
             *counter += 1;
@@ -168,16 +175,30 @@ impl<B: Backend> Decoder<B> {
         }
         b.rope_table(&self.rope_global, &ws.global, &mut ws.rope_global);
         b.rope_table(&self.rope_local, &ws.local, &mut ws.rope_local);
-        let Some(first) = self.layers.first() else { return };
-        b.rms_norm(&ws.x, &first.attn_norm, c.eps, &mut ws.normed);
-        b.matmul(&ws.normed, &first.qkv, &mut ws.qkv);
+        self.begin(b, c, 0, ws);
         for (index, layer) in self.layers.iter().enumerate() {
             layer.attend(b, c, caches, ws);
-            let next = self.layers.get(index + 1);
+            let crossed = b.boundary() == Some(index + 1);
+            let next = self.layers.get(index + 1).filter(|_| !crossed);
             if !layer.follow(b, c, next, ws) {
                 layer.output(b, c, ws);
                 layer.feed_forward(b, c, next, ws);
             }
+            if crossed {
+                self.begin(b, c, index + 1, ws);
+            }
+        }
+    }
+
+    /// Begins with layer `index`, where none before it did on this device: `x` is brought there, and `qkv` is what the layer
+    /// begins with.
+    fn begin(&self, b: &B, c: &TextConfig, index: usize, ws: &mut Workspace<B>) {
+        if b.boundary() == Some(index) {
+            b.cross(&mut ws.x);
+        }
+        if let Some(layer) = self.layers.get(index) {
+            b.rms_norm(&ws.x, &layer.attn_norm, c.eps, &mut ws.normed);
+            b.matmul(&ws.normed, &layer.qkv, &mut ws.qkv);
         }
     }
 
@@ -302,11 +323,13 @@ impl<B: Backend> Caches<B> {
         local_blocks: usize,
         dtype: CacheType,
     ) -> Result<Self, Error> {
-        let pool = |layers: usize, blocks: usize| {
+        let behind = &c.global[b.boundary().map_or(c.global.len(), |layer| layer.min(c.global.len()))..];
+        let pool = |global: bool, blocks: usize| {
+            let layers = c.global.iter().filter(|kind| **kind == global).count();
             let spec = CacheSpec { layers, blocks, kv_heads: c.kv_heads, head_dim: c.head_dim, dtype };
-            b.cache(spec).map_err(backend)
+            b.split_cache(spec, behind.iter().filter(|kind| **kind == global).count()).map_err(backend)
         };
-        Ok(Self { global: pool(c.global_layers(), global_blocks)?, local: pool(c.local_layers(), local_blocks)? })
+        Ok(Self { global: pool(true, global_blocks)?, local: pool(false, local_blocks)? })
     }
 }
 

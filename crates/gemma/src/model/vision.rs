@@ -3,7 +3,7 @@
 use super::backend;
 use crate::{Error, VisionConfig, Weights};
 use medgemma_formats::{DType, Tensor};
-use medgemma_kernels::{BLOCK, Backend, CacheSpec, CacheType, Rows, Step, WeightFormat};
+use medgemma_kernels::{BLOCK, Backend, CacheSpec, CacheType, Place, Rows, Step, WeightFormat};
 
 /// One image as the decoder sees it: `[tokens per image, hidden]`, not scaled as token embeddings are.
 pub struct ImageFeatures<B: Backend>(pub(super) B::Matrix);
@@ -96,6 +96,7 @@ impl<B: Backend> Vision<B> {
         weights: &Weights,
         format: WeightFormat,
     ) -> Result<Self, Error> {
+        b.place(Place::Vision);
         let loader = Loader { b, weights, format };
         let pixels = 3 * c.patch * c.patch;
         let patch = weights.tensor("v.patch_embd.weight", &[c.hidden, 3, c.patch, c.patch])?;

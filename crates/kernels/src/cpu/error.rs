@@ -25,7 +25,7 @@ pub enum Error {
     NoDevice(String),
     /// The card has no such memory.
     #[error(
-        "out of memory on the GPU: {bytes} bytes were refused; choose a smaller --context, --quant q8 or q4, or --device cpu"
+        "out of memory on the GPU: {bytes} bytes were refused; choose a smaller --context, --quant q8 or q4, fewer --gpu-layers, or --device cpu"
     )]
     OutOfDeviceMemory {
         /// Bytes asked for.

@@ -223,6 +223,10 @@ impl Backend for CpuBackend {
         out.fill(ids, step);
     }
 
+    fn rows(&self, x: &CpuMatrix) -> usize {
+        x.rows()
+    }
+
     fn upload(&self, values: &[f32], out: &mut CpuMatrix) {
         assert!(values.len().is_multiple_of(out.cols().max(1)), "upload: not whole rows");
         out.set_rows(values.len() / out.cols().max(1));

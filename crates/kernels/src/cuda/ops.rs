@@ -221,6 +221,10 @@ impl Backend for CudaBackend {
         done(out.fill(ids, step));
     }
 
+    fn rows(&self, x: &CudaMatrix) -> usize {
+        x.rows()
+    }
+
     fn upload(&self, values: &[f32], out: &mut CudaMatrix) {
         assert!(values.len().is_multiple_of(out.cols().max(1)), "upload: not whole rows");
         out.set(values.len() / out.cols().max(1), Kind::F32);

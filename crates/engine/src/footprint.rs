@@ -4,55 +4,73 @@ use medgemma_formats::DType;
 use medgemma_gemma::{Config, TextConfig, VisionConfig};
 
 /// Tokens of context that memory is stated for when none is asked for.
-pub(crate) const USUAL_CONTEXT: usize = 8192;
+pub const USUAL_CONTEXT: usize = 8192;
 
 /// What is computed in between, and the program itself: with an image encoder, and without.
 const WORK: (u64, u64) = (300_000_000, 150_000_000);
 
 /// Weights of the decoder's layers.
 fn layer_weights(text: &TextConfig) -> u64 {
-    let attention = 2 * text.hidden * (text.heads + text.kv_heads) * text.head_dim;
-    (text.global.len() * (attention + 3 * text.hidden * text.ffn)) as u64
+    text.global.len() as u64 * matrices(text).into_iter().map(|(_, weights)| weights).sum::<u64>()
+}
+
+/// The matrices of a layer: their names behind `blk.N.`, and their weights.
+pub(crate) fn matrices(text: &TextConfig) -> [(&'static str, u64); 7] {
+    let size = |rows: usize, cols: usize| (rows * cols) as u64;
+    let (q, kv) = (text.heads * text.head_dim, text.kv_heads * text.head_dim);
+    let (h, f) = (text.hidden, text.ffn);
+    [
+        ("attn_q", size(h, q)),
+        ("attn_k", size(h, kv)),
+        ("attn_v", size(h, kv)),
+        ("attn_output", size(h, q)),
+        ("ffn_gate", size(h, f)),
+        ("ffn_up", size(h, f)),
+        ("ffn_down", size(h, f)),
+    ]
 }
 
 /// Weights of the embedding table, and of the output matrix where it isn't the same.
-fn table_weights(text: &TextConfig) -> u64 {
+pub(crate) fn table_weights(text: &TextConfig) -> u64 {
     let tables = if text.tied { 1 } else { 2 };
     (tables * text.vocab * text.hidden) as u64
 }
 
 /// Weights of the decoder's matrices.
-pub(crate) fn decoder_weights(text: &TextConfig) -> u64 {
+pub fn decoder_weights(text: &TextConfig) -> u64 {
     layer_weights(text) + table_weights(text)
 }
 
 /// Weights of the image encoder and its projector.
-fn encoder_weights(vision: &VisionConfig, hidden: usize) -> u64 {
+pub(crate) fn encoder_weights(vision: &VisionConfig, hidden: usize) -> u64 {
     let layer = 4 * vision.hidden * vision.hidden + 2 * vision.hidden * vision.ffn;
     let patches = vision.hidden * (3 * vision.patch * vision.patch + vision.patches());
     (vision.layers * layer + patches + vision.hidden * hidden) as u64
 }
 
 /// Bytes of so many weights, whole blocks each.
-pub(crate) fn bytes_as(weights: u64, dtype: DType) -> u64 {
+pub fn bytes_as(weights: u64, dtype: DType) -> u64 {
     let blocks = weights.div_ceil(dtype.block_len() as u64);
     // NF4's scales lie beside its blocks.
     let scale = if dtype == DType::Nf4 { 4 } else { 0 };
     blocks * (dtype.block_bytes() as u64 + scale)
 }
 
-/// Bytes of a model's weights with the decoder held as `dtype`. The image encoder stays as it is published, in bf16:
-/// its rows aren't whole blocks.
-pub(crate) fn weights(config: &Config, dtype: DType) -> u64 {
-    let encoder = config.vision.as_ref().map_or(0, |vision| encoder_weights(vision, config.text.hidden));
-    // The tables keep more bits than 4, as the model holds them.
-    let tables = match dtype {
+/// How the tables are held beside layers of `dtype`: with more bits than 4.
+pub(crate) fn table_dtype(dtype: DType) -> DType {
+    match dtype {
         DType::Q4_0 => DType::Q8_0,
         DType::Nf4 => DType::BF16,
         dtype => dtype,
-    };
+    }
+}
+
+/// Bytes of a model's weights with the decoder held as `dtype`. The image encoder stays as it is published, in bf16:
+/// its rows aren't whole blocks.
+pub fn weights(config: &Config, dtype: DType) -> u64 {
+    let encoder = config.vision.as_ref().map_or(0, |vision| encoder_weights(vision, config.text.hidden));
     bytes_as(layer_weights(&config.text), dtype)
-        + bytes_as(table_weights(&config.text), tables)
+        + bytes_as(table_weights(&config.text), table_dtype(dtype))
         + bytes_as(encoder, DType::BF16)
 }
 
@@ -65,7 +83,7 @@ fn cache(text: &TextConfig, context: usize, dtype: DType) -> u64 {
 }
 
 /// Bytes to run a model in.
-pub(crate) fn memory(config: &Config, dtype: DType, context: usize) -> u64 {
+pub fn memory(config: &Config, dtype: DType, context: usize) -> u64 {
     let work = if config.vision.is_some() { WORK.0 } else { WORK.1 };
     weights(config, dtype) + cache(&config.text, context, dtype) + work
 }
