@@ -1,11 +1,15 @@
 //! Checkpoints in every layout against the reference, on an NVIDIA card. Without one they are skipped, which is said.
 
 #[allow(dead_code)] // shared with other tests
+mod schedule;
+#[allow(dead_code)] // shared with other tests
 mod support;
 
-use medgemma_engine::{Generation, Progress, Runner, RunnerConfig, Sequence, generate};
+use medgemma_engine::scheduler::Update;
+use medgemma_engine::{Generation, Progress, Runner, RunnerConfig, Scheduler, SchedulerConfig, Sequence, generate};
 use medgemma_gemma::sampler::Sampling;
-use medgemma_kernels::{AnyBackend, Backend, CacheType, CpuBackend, CudaBackend, WeightFormat};
+use medgemma_kernels::{AnyBackend, Backend, CacheSpec, CacheType, CpuBackend, CudaBackend, Rows, Step, WeightFormat};
+use schedule::{CONFIG, Written, alone, copy, nothing_leaked, random_steps, runner_on, task, text};
 use std::ops::ControlFlow;
 use support::{ROUNDED, cases, check, distance, ids, images, open};
 
@@ -128,4 +132,130 @@ fn turned<B: Backend>(runner: &mut Runner<B>, name: &str) -> (usize, usize, f32)
         steps += greedy.len();
     }
     (turned, steps, margin)
+}
+
+/// With everything in f32 two ways to compute a log-probability are each within 1e-3 of the reference.
+const APART: f32 = 2e-3;
+/// With operands in bf16 they are as far apart as either may be from it.
+const ROUNDED_APART: f32 = 0.7;
+
+/// Whether two answers are the same. They may part where both choices are equally likely within `bound`, and nothing can be
+/// said of what follows; before that, log-probabilities are within it.
+fn same(found: &[(u32, f32)], wanted: &[(u32, f32)], bound: f32) -> bool {
+    assert_eq!(found.len(), wanted.len());
+    for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+        assert!((found.1 - wanted.1).abs() <= bound, "token {at}: {found:?} where it is {wanted:?}");
+        if found.0 != wanted.0 {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn a_thousand_random_steps_leak_no_block_and_change_no_answer() {
+    let Some(backend) = card(CudaBackend::exact) else { return };
+    let mut scheduler = Scheduler::new(runner_on(backend, 320, 3), CONFIG).unwrap();
+    let (done, written) = random_steps(&mut scheduler);
+    let mut runner = runner_on(CudaBackend::exact(0).unwrap(), 320, 1);
+    let answer = |ticket| written.get(ticket).cloned().unwrap_or_default();
+    let parted = done.iter().filter(|(task, ticket)| !same(&answer(ticket), &alone(&mut runner, task), APART)).count();
+    println!("{parted} of {} answers part where two tokens are equally likely", done.len());
+    assert!(parted * 20 <= done.len(), "{parted} of {}", done.len());
+}
+
+/// As it is used, with recordings: the same steps, and numbers.
+#[test]
+fn a_thousand_random_steps_with_rounded_operands_leak_no_block() {
+    let Some(backend) = card(CudaBackend::new) else { return };
+    let backend = AnyBackend::only_back(backend);
+    let (done, written) = random_steps(&mut Scheduler::new(runner_on(backend, 320, 3), CONFIG).unwrap());
+    for (task, ticket) in done {
+        let tokens = written.get(&ticket).map_or(0, Vec::len);
+        assert!(tokens <= task.generation.max_tokens);
+        assert!(written.get(&ticket).into_iter().flatten().all(|(_, logprob)| logprob.is_finite()));
+    }
+}
+
+/// What so many tasks write together, in their order: prompts of several lengths, answers of `tokens` each.
+fn together<B: Backend>(runner: Runner<B>, count: usize, tokens: usize) -> Vec<Vec<(u32, f32)>> {
+    let config = SchedulerConfig { running: count, step_tokens: 64, prompt_tokens_beside: 64, kept: 1 };
+    let mut scheduler = Scheduler::new(runner, config).unwrap();
+    let tickets: Vec<_> = (0..count).map(|seed| scheduler.submit(task(prompt(seed), tokens)).unwrap()).collect();
+    let mut written = Written::new();
+    while !scheduler.is_idle() {
+        for (ticket, update) in scheduler.step() {
+            match update {
+                Update::Token(token) => written.entry(ticket).or_default().push((token.id, token.logprob.unwrap())),
+                Update::Failed(error) => panic!("{error}"),
+                Update::Begun { .. } | Update::Ended { .. } | Update::Scores(_) => {}
+            }
+        }
+    }
+    nothing_leaked(&mut scheduler);
+    tickets.iter().map(|ticket| written.remove(ticket).unwrap()).collect()
+}
+
+/// The prompt of a task, unlike the others' from its first tokens on; the smallest vocabulary has 700.
+fn prompt(seed: usize) -> Vec<u32> {
+    text(1000 + seed as u64, 5 + 3 * (seed % 7)).into_iter().map(|id| 200 + id % 500).collect()
+}
+
+fn for_many<B: Backend>(name: &str, backend: B, outputs: usize) -> Runner<B> {
+    let model = open(name).load(backend, WeightFormat::Stored, |_| {}).unwrap();
+    let config = RunnerConfig { context: 256, sequences: outputs, chunk: 64, outputs, cache: CacheType::F32 };
+    Runner::new(model, config).unwrap()
+}
+
+/// So that the test below compares something.
+#[test]
+fn small_steps_are_recorded_unless_eager() {
+    for eager in [false, true] {
+        let Some(card) = card(CudaBackend::new) else { return };
+        let backend = AnyBackend::only_back(card);
+        let backend = if eager { backend.eager() } else { backend };
+        let spec = CacheSpec { layers: 1, blocks: 1, kv_heads: 1, head_dim: 64, dtype: CacheType::BF16 };
+        let (cache, mut staged) = (backend.cache(spec).unwrap(), backend.staged().unwrap());
+        let step = Step { positions: vec![0], ends: vec![1], sequences: vec![Rows { rows: 0..1, table: vec![0] }] };
+        backend.stage(&[1], &step, &mut staged);
+        assert_eq!(backend.recording_key(&staged, &cache).is_none(), eager);
+    }
+}
+
+/// Long enough that steps of the same rows come again, and that contexts grow past powers of two.
+#[test]
+fn recorded_steps_give_the_bits_of_eager_ones() {
+    for (name, exact) in [("tiny-mm", false), ("tiny-mm", true), ("tiny-kq-gguf", false), ("tiny-mm16-gguf", false)] {
+        for count in [1, 3, 8] {
+            let said = [false, true].map(|eager| {
+                let backend = AnyBackend::only_back(card(if exact { CudaBackend::exact } else { CudaBackend::new })?);
+                let backend = if eager { backend.eager() } else { backend };
+                Some(together(for_many(name, backend, count), count, 150))
+            });
+            let [Some(recorded), Some(eager)] = said else { return };
+            for (recorded, eager) in recorded.iter().zip(&eager) {
+                let bits = |said: &[(u32, f32)]| said.iter().map(|(id, p)| (*id, p.to_bits())).collect::<Vec<_>>();
+                assert_eq!(bits(recorded), bits(eager), "{name} exact={exact}, {count} together");
+            }
+        }
+    }
+}
+
+#[test]
+fn together_gives_what_alone_gives() {
+    for (name, exact) in [("tiny-mm", true), ("tiny-mm16-gguf", true), ("tiny-mm", false), ("tiny-mm16-gguf", false)] {
+        let bound = if exact { APART } else { ROUNDED_APART };
+        let open = if exact { CudaBackend::exact } else { CudaBackend::new };
+        for count in [2, 8, 32] {
+            let Some(backend) = card(open) else { return };
+            let many = together(for_many(name, backend, count), count, 40);
+            let mut runner = for_many(name, open(0).unwrap(), 1);
+            let tasks = (0..count).map(|seed| task(prompt(seed), 40));
+            let parted =
+                many.iter().zip(tasks).filter(|(many, task)| !same(many, &alone(&mut runner, &copy(task)), bound));
+            let parted = parted.count();
+            println!("{name}, exact={exact}, {count} together: {parted} part");
+            assert!(!exact || parted * 10 <= count, "{name}: {parted} of {count} part");
+        }
+    }
 }

@@ -108,6 +108,8 @@ pub struct Split<F, B> {
     back: Option<B>,
     /// The first layer of the device behind, where there are both.
     boundary: Option<usize>,
+    /// Nothing is recorded.
+    eager: bool,
     /// Where weights go.
     place: Mutex<Side>,
     /// What is on its way from one device to the other.
@@ -119,7 +121,7 @@ pub type AnyBackend = Split<CpuBackend, CudaBackend>;
 
 impl<F, B> Split<F, B> {
     fn of(front: Option<F>, back: Option<B>, boundary: Option<usize>) -> Self {
-        Self { front, back, boundary, place: Mutex::new(Side::Both), moving: Mutex::default() }
+        Self { front, back, boundary, eager: false, place: Mutex::new(Side::Both), moving: Mutex::default() }
     }
 
     /// The layers before `boundary` in front, the others behind.
@@ -135,6 +137,12 @@ impl<F, B> Split<F, B> {
     /// All behind.
     pub fn only_back(back: B) -> Self {
         Self::of(None, Some(back), None)
+    }
+
+    /// The same without recordings: each operation is launched by itself. Slower, for tests.
+    #[must_use]
+    pub fn eager(self) -> Self {
+        Self { eager: true, ..self }
     }
 
     /// The device in front, if there is one.
@@ -371,6 +379,7 @@ impl<F: Backend<Error = Error>, B: Backend<Error = Error>> Backend for Split<F, 
     /// Steps on two devices are not recorded.
     fn recording_key(&self, step: &Self::Staged, cache: &Self::Cache) -> Option<u64> {
         match (&self.front, &self.back) {
+            _ if self.eager => None,
             (Some(front), None) => front.recording_key(step.front(), cache.front()),
             (None, Some(back)) => back.recording_key(step.back(), cache.back()),
             _ => None,
