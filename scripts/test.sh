@@ -23,6 +23,7 @@ for example in quickstart image thinking conversation tokens; do
     step cargo run --release --locked --quiet -p medgemma-engine --example "$example" >/dev/null
 done
 step cargo run --release --locked --quiet -- demo
+optional scripts/test-kernels.sh
 optional tests/clients/run.sh
 optional scripts/test-web.sh
 step fuzz/run.sh "${FUZZ_SECONDS:-20}"
