@@ -110,15 +110,13 @@ fn one(forms: impl IntoIterator<Item = Option<Form>>) -> Result<Option<Form>, Fa
 /// A form as OpenAI and Anthropic describe it: by a `type`, and a schema under `within`, or beside the type where that
 /// is `None`. `name` is the field that it is.
 fn described(name: &'static str, format: &Fields, within: Option<&str>) -> Result<Option<Form>, Failure> {
+    let inner = within.map(|name| format.object(name)).transpose()?;
+    let asked = inner.as_ref().unwrap_or(format);
+    let wanted = asked.get("schema").map(|wanted| of_schema(asked, "schema", wanted)).transpose()?;
     let grammar = match format.text("type")? {
         None | Some("text") => return Ok(None),
         Some("json_object") => schema(json!({"type": "object"})),
-        Some("json_schema") => {
-            let inner = within.map(|name| format.object(name)).transpose()?;
-            let asked = inner.as_ref().unwrap_or(format);
-            let wanted = asked.get("schema").ok_or_else(|| asked.wrong("schema", "it is missing"))?;
-            of_schema(asked, "schema", wanted)?
-        }
+        Some("json_schema") => wanted.ok_or_else(|| asked.wrong("schema", "it is missing"))?,
         Some(_) => return Err(format.wrong("type", "it must be text, json_object or json_schema")),
     };
     Ok(Some(Form::new(name, grammar)))

@@ -107,7 +107,7 @@ fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
         None => {}
         Some(Value::String(text)) => messages.push(Message::system(text.clone())),
         Some(Value::Array(blocks)) => {
-            let text: Option<Vec<&str>> = blocks.iter().map(|block| block["text"].as_str()).collect();
+            let text: Option<Vec<&str>> = blocks.iter().map(words).collect();
             let text = text.ok_or_else(|| fields.wrong("system", "it must be a text or text blocks"))?;
             messages.push(Message::system(text.join("\n\n")));
         }
@@ -118,6 +118,9 @@ fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
     let mut names = HashMap::new();
     for (at, message) in list.iter().enumerate() {
         let place = format!("messages[{at}]");
+        if !["user", "assistant"].iter().any(|role| message["role"] == *role) {
+            return Err(Failure::field(&format!("{place}.role"), "it must be user or assistant"));
+        }
         let mut message = message.clone();
         if let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) {
             *blocks = parts(blocks, &format!("{place}.content"), &mut names)?;
@@ -143,24 +146,26 @@ fn parts(blocks: &[Value], place: &str, names: &mut HashMap<String, String>) -> 
                     .ok_or_else(|| wrong(".source", "it must be of type base64, with media_type and data"))?,
             ),
             Some("tool_use") => {
-                let name = block["name"].as_str().ok_or_else(|| wrong(".name", "it must be a text"))?;
-                if let Some(id) = block["id"].as_str() {
-                    names.insert(id.to_owned(), name.to_owned());
+                let here = format!("{place}[{at}]");
+                let (id, name) = (tools::text(block, "id", &here)?, tools::text(block, "name", &here)?);
+                if !block["input"].is_object() {
+                    return Err(wrong(".input", "it must be an object"));
                 }
+                names.insert(id.to_owned(), name.to_owned());
                 parts.push(json!({"type": "text", "text": tools::call_text(name, &block["input"])}));
                 calls = true;
             }
             Some("tool_result") => {
-                let name = block["tool_use_id"].as_str().and_then(|id| names.get(id));
+                let name = names.get(tools::text(block, "tool_use_id", &format!("{place}[{at}]"))?);
                 let mut said = String::new();
                 match &block["content"] {
                     Value::Null => {}
                     Value::String(text) => said.push_str(text),
                     Value::Array(inner) => {
                         for part in inner {
-                            match part["type"].as_str() {
-                                Some("text") => said.push_str(part["text"].as_str().unwrap_or_default()),
-                                Some("image") => parts.extend(picture(part)),
+                            match (words(part), picture(part)) {
+                                (Some(text), _) => said.push_str(text),
+                                (None, Some(picture)) => parts.push(picture),
                                 _ => return Err(wrong(".content", "it must be text and images")),
                             }
                         }
@@ -171,7 +176,8 @@ fn parts(blocks: &[Value], place: &str, names: &mut HashMap<String, String>) -> 
                 parts.push(json!({"type": "text", "text": tools::result_text(name, &said)}));
                 calls = true;
             }
-            _ => parts.push(block.clone()),
+            Some("text") => parts.push(block.clone()),
+            _ => return Err(wrong(".type", "it must be text, image, tool_use, tool_result or thinking")),
         }
     }
     Ok(if calls { joined(parts) } else { parts })
@@ -194,7 +200,16 @@ fn joined(parts: Vec<Value>) -> Vec<Value> {
     joined
 }
 
+/// The words of a block that is text.
+fn words(block: &Value) -> Option<&str> {
+    block["text"].as_str().filter(|_| block["type"] == "text")
+}
+
+/// The picture of a block that is one.
 fn picture(block: &Value) -> Option<Value> {
+    if block["type"] != "image" {
+        return None;
+    }
     let source = &block["source"];
     let url = match (source["type"].as_str(), source["media_type"].as_str(), source["data"].as_str()) {
         (Some("base64"), Some(kind), Some(data)) => format!("data:{kind};base64,{data}"),

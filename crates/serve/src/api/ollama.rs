@@ -1,6 +1,7 @@
 //! Ollama's API.
 
 mod about;
+mod input;
 
 pub(crate) use about::{embed, ps, show, tags, version};
 
@@ -10,18 +11,15 @@ use crate::failure::Failure;
 use crate::fields::Fields;
 use crate::form::Form;
 use crate::guard::Owner;
-use crate::image;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, Writer};
-use crate::tools::{self, History, Rest, Tools, Turn};
+use crate::tools::{self, Rest, Tools, Turn};
 use about::time;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
 use medgemma_engine::pipeline::{Frontend, Prepared};
-use medgemma_gemma::image::RgbImage;
-use medgemma_gemma::text::{Message, Part, Role};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,14 +47,11 @@ pub(crate) async fn generate(State(shared): State<Arc<Shared>>, request: Request
     result.unwrap_or_else(|failure| refusal(&failure))
 }
 
-/// Base64 pictures by message, decoded where work may be done.
-type Pictures = Vec<(String, Vec<String>)>;
-
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
     check_model(shared, &fields)?;
     fields.refuse("suffix", "it isn't supported")?;
     fields.refuse("template", "a request can't bring a template")?;
-    let (form, tools) = (Form::ollama(&fields)?, if chat { Tools::chat(&fields)? } else { None });
+    let (form, tools) = (Form::ollama(&fields)?, if chat { Tools::ollama(&fields)? } else { None });
     tools::refuse_form(form.is_some(), &tools)?;
     let names = tools.as_ref().and_then(Tools::names);
     let frontend = &shared.ready()?.frontend;
@@ -80,7 +75,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
         stop: stops(&asked, "stop")?,
         ..Options::default()
     };
-    let (messages, pictures) = if chat { conversation(&fields)? } else { question(&fields)? };
+    let (messages, pictures) = if chat { input::conversation(&fields)? } else { input::question(&fields)? };
     // A pre-trained model continues the text; so does any where the request says so.
     let raw = !chat && (fields.flag("raw")?.unwrap_or(false) || !frontend.can_chat());
     let stream = fields.flag("stream")?.unwrap_or(true);
@@ -89,7 +84,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     drop(fields);
     let seed = sampling.seed;
     let running = submit(shared, owner, 1, move |frontend, shared| {
-        let images = decode(&pictures, &shared.config)?;
+        let images = input::decode(&pictures, &shared.config)?;
         let ask = Ask { messages, images: Some(images), options, hold };
         Ok(repeat(prepare(frontend, shared, ask, raw)?, 1, seed))
     })
@@ -115,60 +110,6 @@ fn prepare(frontend: &Frontend, shared: &Shared, ask: Ask, raw: bool) -> Result<
         }
         _ => ask.prepare(frontend, shared),
     }
-}
-
-fn decode(pictures: &Pictures, config: &crate::config::Config) -> Result<Vec<RgbImage>, Failure> {
-    let count: usize = pictures.iter().map(|(_, list)| list.len()).sum();
-    if count > config.images {
-        return Err(Failure::field("images", format!("more than {} pictures", config.images)));
-    }
-    let all = pictures.iter().flat_map(|(field, list)| list.iter().map(move |data| (field, data)));
-    all.map(|(field, data)| image::decode_base64(field, data, config)).collect()
-}
-
-/// A message's pictures, in base64.
-fn pictures(value: &Value, place: &str) -> Result<Vec<String>, Failure> {
-    let wrong = || Failure::field(&format!("{place}images"), "it must be a list of pictures in base64");
-    match &value["images"] {
-        Value::Null => Ok(Vec::new()),
-        Value::Array(list) => list.iter().map(|data| data.as_str().map(str::to_owned).ok_or_else(wrong)).collect(),
-        _ => Err(wrong()),
-    }
-}
-
-fn conversation(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
-    let list = fields.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
-    let list = list.ok_or_else(|| fields.wrong("messages", "it must be a list of at least one message"))?;
-    let (mut history, mut images) = (History::default(), Vec::new());
-    for (at, value) in list.iter().enumerate() {
-        let place = format!("messages[{at}].");
-        let shown = pictures(value, &place)?;
-        history.add(value, place.trim_end_matches('.'), |message| {
-            if message.images() > 0 {
-                return Err(Failure::field(&format!("{place}content"), "pictures go into images"));
-            }
-            if !shown.is_empty() && message.role != Role::User {
-                return Err(Failure::field(&format!("{place}images"), "only messages of the user can have pictures"));
-            }
-            message.content.splice(0..0, shown.iter().map(|_| Part::IMAGE));
-            Ok(())
-        })?;
-        images.push((format!("{place}images"), shown));
-    }
-    Ok((history.messages, images))
-}
-
-fn question(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
-    let text = fields.text("prompt")?.filter(|text| !text.is_empty());
-    let text = text.ok_or_else(|| fields.wrong("prompt", "it must be a text that isn't empty"))?;
-    let shown = pictures(&json!({"images": fields.get("images")}), "")?;
-    let parts = shown.iter().map(|_| Part::IMAGE).chain([Part::Text(text.to_owned())]);
-    let mut messages = Vec::new();
-    if let Some(system) = fields.text("system")? {
-        messages.push(Message::system(system));
-    }
-    messages.push(Message::new(Role::User, parts));
-    Ok((messages, vec![("images".to_owned(), shown)]))
 }
 
 struct Lines {

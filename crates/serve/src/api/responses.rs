@@ -1,17 +1,17 @@
 //! OpenAI's responses: one answer, without anything being stored.
 
+mod input;
+
 use super::options::{Thinking, Writing, budget};
 use super::{Ask, check_model, id, named_event, now, read, repeat, respond, submit, tell_ignored, warn_of_tools};
 use crate::failure::Failure;
-use crate::fields::Fields;
 use crate::form::Form;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, EVENTS, Writer};
-use crate::tools::{self, Call, History, Rest, Tools, Turn};
+use crate::tools::{self, Call, Rest, Tools, Turn};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use medgemma_gemma::text::Message;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     writing.options.thought_budget = thinking.budget;
     let seed = writing.seed();
     let Writing { options, hold, stream, .. } = writing;
-    let ask = Ask { messages: conversation(&fields)?, images: None, options, hold };
+    let ask = Ask { messages: input::conversation(&fields)?, images: None, options, hold };
     for name in ["store", "metadata"] {
         fields.get(name);
     }
@@ -65,69 +65,6 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     let outcome = outcomes.first().ok_or_else(|| Failure::engine("there is no answer"))?;
     let (text, call) = Turn::whole(&names, &outcome.answer);
     Ok(warn_of_tools(respond(&shape.response(Some((outcome, &text, call.as_ref()))), &ignored), &names))
-}
-
-/// Instructions and input, in the words of a chat.
-fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
-    let mut history = History::default();
-    if let Some(text) = fields.text("instructions")? {
-        history.messages.push(Message::system(text));
-    }
-    match fields.get("input") {
-        Some(Value::String(text)) => history.messages.push(Message::user(text.clone())),
-        Some(Value::Array(list)) if !list.is_empty() => {
-            for (at, item) in list.iter().enumerate() {
-                let place = format!("input[{at}]");
-                let wrong = || Failure::field(&format!("{place}.type"), "it must be message or a function's");
-                let Some(message) = in_chat(item).ok_or_else(wrong)? else { continue };
-                history.add(&message, &place, |_| Ok(()))?;
-            }
-        }
-        _ => return Err(fields.wrong("input", "it must be a text or a list of messages")),
-    }
-    match history.messages.is_empty() {
-        true => Err(fields.wrong("input", "there is no message in it")),
-        false => Ok(history.messages),
-    }
-}
-
-/// An item as a chat's message, `Some(None)` where it is none; `None` when it can't be used.
-#[allow(clippy::option_option, reason = "not used and not usable are different things")]
-fn in_chat(item: &Value) -> Option<Option<Value>> {
-    match item["type"].as_str() {
-        None | Some("message") => {
-            let mut item = item.clone();
-            if let Some(parts) = item.get_mut("content").and_then(Value::as_array_mut) {
-                parts.iter_mut().for_each(rename);
-            }
-            Some(Some(item))
-        }
-        // What was thought before isn't part of the conversation.
-        Some("reasoning") => Some(None),
-        Some("function_call") => {
-            let function = json!({"name": item["name"], "arguments": item["arguments"]});
-            let call = json!({"id": item["call_id"], "function": function});
-            Some(Some(json!({"role": "assistant", "content": null, "tool_calls": [call]})))
-        }
-        Some("function_call_output") => {
-            let mut output = item["output"].clone();
-            output.as_array_mut().into_iter().flatten().for_each(rename);
-            Some(Some(json!({"role": "tool", "tool_call_id": item["call_id"], "content": output})))
-        }
-        Some(_) => None,
-    }
-}
-
-/// Gives a part of a message its name in a chat.
-fn rename(part: &mut Value) {
-    match part["type"].as_str() {
-        Some("input_text" | "output_text") => part["type"] = json!("text"),
-        Some("input_image") => {
-            let url = part["image_url"].take();
-            *part = json!({"type": "image_url", "image_url": {"url": url}});
-        }
-        _ => {}
-    }
 }
 
 /// What is the same in all of a response's objects.

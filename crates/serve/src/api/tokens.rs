@@ -4,10 +4,11 @@ use super::options::Hold;
 use super::{Ask, check_model, read, respond};
 use crate::failure::Failure;
 use crate::server::Shared;
+use crate::tools;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
-use medgemma_gemma::text::{Message, Special};
+use medgemma_gemma::text::Special;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
     let ask = match fields.get("messages") {
         None => None,
         Some(messages) => {
-            let messages = Message::list(messages).map_err(medgemma_engine::Error::from)?;
+            let messages = tools::conversation(messages)?;
             let ask = Ask { messages, images: None, options: Options::default(), hold: Hold::default() };
             Some(ask.fetched(&shared).await?)
         }

@@ -26,9 +26,36 @@ pub(crate) fn conversation(value: &Value) -> Result<Vec<Message>, Failure> {
     let list = list.ok_or_else(|| Failure::field("messages", "it must be a list of at least one message"))?;
     let mut history = History::default();
     for (at, message) in list.iter().enumerate() {
-        history.add(message, &format!("messages[{at}]"), |_| Ok(()))?;
+        let place = format!("messages[{at}]");
+        check(message, &place)?;
+        history.add(message, &place, |_| Ok(()))?;
     }
     Ok(history.messages)
+}
+
+/// What OpenAI asks of a message besides what is made of it.
+fn check(message: &Value, place: &str) -> Result<(), Failure> {
+    match message["role"].as_str() {
+        Some("tool") => text(message, "tool_call_id", place).map(|_| ()),
+        Some("function") => text(message, "name", place).map(|_| ()),
+        _ => calls(message).iter().enumerate().try_for_each(|(at, call)| {
+            let place = format!("{place}.tool_calls[{at}]");
+            text(call, "id", &place)?;
+            match (&call["type"], &call["function"]["arguments"]) {
+                (kind, _) if kind != "function" => Err(Failure::field(&format!("{place}.type"), "it must be function")),
+                (_, Value::String(_) | Value::Object(_)) => Ok(()),
+                _ => Err(Failure::field(&format!("{place}.function.arguments"), "it must be JSON in a text")),
+            }
+        }),
+    }
+}
+
+/// A text that must be there.
+///
+/// # Errors
+/// When it isn't.
+pub(crate) fn text<'a>(value: &'a Value, field: &str, place: &str) -> Result<&'a str, Failure> {
+    value[field].as_str().ok_or_else(|| Failure::field(&format!("{place}.{field}"), "it must be a text"))
 }
 
 /// A conversation, as it is read.
@@ -75,8 +102,10 @@ fn is_result(message: &Value) -> bool {
     matches!(message["role"].as_str(), Some("tool" | "function"))
 }
 
+/// The calls of a message, which only the model's can have.
 fn calls(message: &Value) -> &[Value] {
-    message["tool_calls"].as_array().map_or(&[], Vec::as_slice)
+    let list = message["tool_calls"].as_array().filter(|_| message["role"] == "assistant");
+    list.map_or(&[], Vec::as_slice)
 }
 
 /// A message, with the calls in it as text.
@@ -176,6 +205,13 @@ mod tests {
             json!([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]),
             json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{Smith"}}]}]),
             json!([{"role": "tool", "tool_call_id": "a"}]),
+            json!([{"role": "tool", "tool_call_id": ["Smith"], "content": "x"}]),
+            json!([{"role": "tool", "content": "x"}]),
+            json!([{"role": "function", "content": "x"}]),
+            json!([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]}]),
+            json!([{"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}]),
+            json!([{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f"}}]}]),
+            json!([{"role": "user", "tool_calls": [call("a", json!("{}"))]}]),
         ] {
             let failure = conversation(&wrong).unwrap_err();
             assert!(failure.param.is_some() && !failure.message.contains("Smith"), "{failure:?}");

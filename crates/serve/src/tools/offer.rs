@@ -21,16 +21,24 @@ enum Choice {
 }
 
 impl Tools {
-    /// OpenAI's words in chats: `{"type": "function", "function": {…}}`. Ollama's are the same.
+    /// OpenAI's words in chats: `{"type": "function", "function": {…}}`.
     pub(crate) fn chat(fields: &Fields) -> Result<Option<Self>, Failure> {
+        Self::wrapped(fields, |kind| kind == "function")
+    }
+
+    /// Ollama's words: OpenAI's, whose type needn't be said.
+    pub(crate) fn ollama(fields: &Fields) -> Result<Option<Self>, Failure> {
+        Self::wrapped(fields, |kind| kind.is_null() || kind == "function")
+    }
+
+    /// Functions that are each in an object beside their type.
+    fn wrapped(fields: &Fields, is_function: impl Fn(&Value) -> bool) -> Result<Option<Self>, Failure> {
         let tools = list(fields, |tool| {
-            let function = (tool["type"].as_str().unwrap_or("function") == "function").then(|| &tool["function"]);
-            function.map(|function| (function, &function["parameters"]))
+            let function = &tool["function"];
+            is_function(&tool["type"]).then_some((function, &function["parameters"]))
         })?;
         let choice = match fields.get("tool_choice") {
-            Some(named @ Value::Object(_)) => {
-                named_choice(fields, "function", &named["type"], &named["function"]["name"])?
-            }
+            Some(named @ Value::Object(_)) => named_choice(fields, &named["type"], &named["function"]["name"])?,
             _ => worded_choice(fields)?,
         };
         fields.flag("parallel_tool_calls")?;
@@ -41,7 +49,7 @@ impl Tools {
     pub(crate) fn responses(fields: &Fields) -> Result<Option<Self>, Failure> {
         let tools = list(fields, |tool| (tool["type"] == "function").then(|| (tool, &tool["parameters"])))?;
         let choice = match fields.get("tool_choice") {
-            Some(named @ Value::Object(_)) => named_choice(fields, "function", &named["type"], &named["name"])?,
+            Some(named @ Value::Object(_)) => named_choice(fields, &named["type"], &named["name"])?,
             _ => worded_choice(fields)?,
         };
         fields.flag("parallel_tool_calls")?;
@@ -50,8 +58,12 @@ impl Tools {
 
     /// Anthropic's words.
     pub(crate) fn anthropic(fields: &Fields) -> Result<Option<Self>, Failure> {
-        let own = |tool: &Value| tool["type"].as_str().is_none_or(|kind| kind == "custom");
+        let own = |tool: &Value| tool["type"].is_null() || tool["type"] == "custom";
         let tools = list(fields, |tool| own(tool).then(|| (tool, &tool["input_schema"])))?;
+        let without = |tool: &Value| !tool["input_schema"].is_object();
+        if let Some(at) = fields.get("tools").and_then(Value::as_array).and_then(|list| list.iter().position(without)) {
+            return Err(fields.wrong(&format!("tools[{at}].input_schema"), "it must be a JSON schema"));
+        }
         let asked = fields.object("tool_choice")?;
         let name = asked.text("name")?;
         let choice = match asked.text("type")? {
@@ -114,8 +126,8 @@ fn worded_choice(fields: &Fields) -> Result<Choice, Failure> {
     }
 }
 
-fn named_choice(fields: &Fields, wanted: &str, kind: &Value, name: &Value) -> Result<Choice, Failure> {
-    match name.as_str().filter(|_| kind.as_str().unwrap_or(wanted) == wanted) {
+fn named_choice(fields: &Fields, kind: &Value, name: &Value) -> Result<Choice, Failure> {
+    match name.as_str().filter(|_| kind == "function") {
         Some(name) => Ok(Choice::Named(name.to_owned())),
         None => Err(fields.wrong("tool_choice", "it must be auto, none, required or a function")),
     }
