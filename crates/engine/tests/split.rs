@@ -15,8 +15,9 @@ use support::{ROUNDED, cases, ids, images, open};
 /// What a model said: token ids and the bits of log-probabilities.
 type Said = Vec<(u32, u32)>;
 
+/// With one thread, as two devices have two.
 fn cpu() -> CpuBackend {
-    CpuBackend::new(Some(2))
+    CpuBackend::new(Some(1))
 }
 
 fn runner<B: Backend>(backend: B, name: &str, format: WeightFormat, sequences: usize) -> Runner<B> {
