@@ -1,14 +1,17 @@
 """Times medgemma on a card with random weights of the true shapes, beside the floor of each work:
 
-    python3 benches/gpu.py MEDGEMMA [OUT.json] [--only 4b-q4,...] [--runs N]
+    python3 benches/gpu.py MEDGEMMA [OUT.json] [--only 4b-q4,...] [--runs N] [--start FILE.gguf]
 
 One process for each row of the table, so that nothing is warm that a user wouldn't have. The floor of decoding is the
 bytes of weights (and keys and values) over the copy bandwidth that torch reads on the card; that of prefill and of the
-image the multiplications over the rate of a large bf16 product.
+image the multiplications over the rate of a large bf16 product. `--start` times the whole life of a process that answers a
+prompt of about 32 tokens with one, with a model's file (`cargo run -p medgemma-gemma --example synthetic` writes one).
 """
 
 import argparse
 import json
+import os
+import statistics
 import subprocess
 import time
 
@@ -61,7 +64,9 @@ def works():
             yield f"{model}-{quant}-prefill-8192", model, quant, dict(prompt=8192, generate=0, batch=1)
     for depth in (32, 128):
         for model in SHAPES:
-            yield f"{model}-q4-at-{depth}k", model, "q4", dict(prompt=2048, generate=64, batch=1, depth=depth << 10)
+            # The last rows of so many.
+            before = (depth << 10) - 2048 - 64 - 1
+            yield f"{model}-q4-at-{depth}k", model, "q4", dict(prompt=2048, generate=64, batch=1, depth=before)
     yield "4b-bf16-image", "4b", "bf16", dict(prompt=0, generate=0, batch=1, image=True)
 
 
@@ -81,15 +86,31 @@ def floor(model, quant, work, bandwidth, rate):
     return rate / (2 * layers)
 
 
+def start(medgemma, file, device, runs=7):
+    """Seconds from the start of a process to its end with one token, the file in the page cache; and its bytes."""
+    question = " ".join(f"finding {at}" for at in range(7))
+    ask = [medgemma, "--quiet", "run", file, question, "--max-tokens", "1", "--plain", "--device", device, "--no-pack-cache"]
+    times = []
+    for _ in range(runs + 1):
+        begin = time.perf_counter()
+        subprocess.run(ask, capture_output=True, check=True)
+        times.append(time.perf_counter() - begin)
+    return {"first": times[0], "median": statistics.median(times[1:]), "least": min(times[1:]), "runs": runs, "bytes": os.path.getsize(file)}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("medgemma")
     parser.add_argument("out", nargs="?")
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--start")
     args = parser.parse_args()
     bandwidth, rate = peaks()
     report = {"bandwidth": bandwidth, "bf16": rate, "works": {}}
+    if args.start:
+        report["start"] = start(args.medgemma, args.start, "cuda")
+        print("start", report["start"], flush=True)
     print(f"copy {(bandwidth or 0) / 1e9:.0f} GB/s, bf16 {(rate or 0) / 1e12:.0f} TFLOP/s", flush=True)
     chosen = [w for w in works() if not args.only or any(w[0].startswith(only) for only in args.only.split(","))]
     if args.only:  # in the order that was asked for

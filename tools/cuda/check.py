@@ -244,8 +244,8 @@ def decode90(dim, heads, kv, rows, length, window):
         weight = torch.full((count, kv, 64, g, 2), float("nan"), device=DEV)
         arrived = torch.zeros(count, kv, device=DEV, dtype=torch.int32)
         args = (qkv[some].contiguous(), q_norm, k_norm, eps, rope[some].contiguous(), position[some].contiguous(), lengths[some].contiguous(), torch.arange(count, device=DEV).int(), table[some].contiguous(), table.shape[1], k, v, window, float(scale), partial, weight, arrived, out)
-        shared = -(-(2 * 64 * (dim + 8) * 2 + g * (dim + 8) * 2 + 8 * 72 * 2 + g * (64 + dim + 2) * 4 + 4) // 16) * 16
-        return launch("decode90", f"decode90_{dim}_{g}", (blocks, kv, count), (128,), args, shared, blocks if blocks <= 16 else 1), out, args
+        shared = -(-(2 * 64 * (dim + 8) * 2 + g * (dim + 8) * 2 + 8 * 72 * 2 + g * (dim // 128 * 64 + dim + 2) * 4 + 4) // 16) * 16
+        return launch("decode90", f"decode90_{dim}_{g}", (blocks, kv, count), (dim,), args, shared, blocks if blocks <= 16 else 1), out, args
 
     def turned(x, w):
         x = x.double() * (x.double().pow(2).mean(-1, keepdim=True) + eps).rsqrt() * w.double()

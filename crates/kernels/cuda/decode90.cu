@@ -12,8 +12,6 @@
 namespace {
 
 constexpr int PAGE = 32;      // tokens of a block of the cache
-constexpr int WARPS = 4;
-constexpr int THREADS = WARPS * 32;
 constexpr int TILE = 64;      // keys
 constexpr int MOST_SPANS = 64;
 constexpr int MOST_BLOCKS = 16;  // of a cluster
@@ -41,11 +39,6 @@ __device__ __forceinline__ float load_cg(const float* p) { return __ldcg(p); }
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
     for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
-    return v;
-}
-__device__ __forceinline__ float warp_max(float v) {
-#pragma unroll
-    for (int d = 16; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
     return v;
 }
 /// A float of another block of the cluster.
@@ -104,22 +97,24 @@ struct Joined {
 /// What a block holds in shared memory.
 template <int DIM, int G>
 struct Held {
+    static constexpr int HALVES = DIM / 128;  // of a head, whose scores are summed apart
     static constexpr int STRIDE = DIM + 8;  // elements of a row: no bank conflicts
     static constexpr int WIDE = TILE + 8;
     bf16 keys[TILE][STRIDE];
     bf16 values[TILE][STRIDE];
     bf16 query[G][STRIDE];
     bf16 weight[8][WIDE];  // softmax weights of each query head, then what rounding to bf16 left of them
-    float scores[G][TILE];
+    float scores[HALVES][G][TILE];
     float sum[G][DIM];
     float top[G], total[G];
     int last;
 };
 
-template <int DIM, int G>
+template <int DIM, int G, int WARPS>
 __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step, bf16* keys, bf16* values, int window,
                                        float scale, float* partial, float2* weight_of, int* arrived, bf16* out) {
     using H = Held<DIM, G>;
+    constexpr int THREADS = WARPS * 32, HALVES = H::HALVES;
     constexpr int PIECES = DIM / 8, PAIRS = (DIM / 2 + 31) / 32, SLICE = DIM / WARPS, PARTS = SLICE / 16;
     extern __shared__ __align__(128) char shared[];
     H& held = *reinterpret_cast<H*>(shared);
@@ -135,26 +130,33 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
     const bool clustered = each == 1 && cluster_size() == int(gridDim.x);
     const int first = number * each * length, behind = min(first + each * length, tiles);
     auto place = [&](int page, int key) { return ((size_t(page) * kv_heads + head) * PAGE + key % PAGE) * DIM; };
-    // A tile lies in three blocks of the cache at most.
+    // The blocks of the cache where a tile's keys lie: a lane has those of the keys `lane` and `lane + 32`.
     auto pages_of = [&](int tile) {
-        const int begin = (low + tile * TILE) / PAGE, most = (end - 1) / PAGE;
-        return make_int3(__ldcg(table + begin), __ldcg(table + min(begin + 1, most)), __ldcg(table + min(begin + 2, most)));
+        const int key = low + tile * TILE + lane;
+        return make_int2(__ldcg(table + min(key, end - 1) / PAGE), __ldcg(table + min(key + 32, end - 1) / PAGE));
     };
     // A tile of keys or values, zeros behind them; the row's own are not in the cache yet.
-    auto copy = [&](bf16 (*to)[H::STRIDE], const bf16* from, int tile, int3 pages) {
-        const int begin = low + tile * TILE;
-#pragma unroll 4
-        for (int i = threadIdx.x; i < TILE * PIECES; i += THREADS) {
-            const int key = begin + i / PIECES, nth = key / PAGE - begin / PAGE;
-            const size_t at = place(nth == 0 ? pages.x : nth == 1 ? pages.y : pages.z, key) + i % PIECES * 8;
-            if (key != position)
-                copy16(uint32_t(__cvta_generic_to_shared(&to[i / PIECES][i % PIECES * 8])), from + (key < end ? at : 0), key < end);
+    constexpr int ROWS = 32 / PIECES, STEPS = TILE / (WARPS * ROWS);
+    auto copy = [&](bf16 (*to)[H::STRIDE], const bf16* from, int tile, int2 pages) {
+        const int seen = end - low - tile * TILE, hole = position - low - tile * TILE, piece = lane % PIECES;
+        // In sixteens of bytes; the two keys of a lane have the same place in their blocks.
+        const uint32_t within = (low + tile * TILE + lane) % PAGE;
+        auto place_of = [&](int page) { return (uint32_t(page * kv_heads + head) * PAGE + within) * PIECES; };
+        const uint32_t first_place = place_of(pages.x), second_place = place_of(pages.y);
+        const uint32_t at = uint32_t(__cvta_generic_to_shared(&to[warp * ROWS + lane / PIECES][piece * 8]));
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            const int key = (i * WARPS + warp) * ROWS + lane / PIECES;
+            const uint32_t place = __shfl_sync(~0u, i < STEPS / 2 ? first_place : second_place, key % 32) + piece;
+            if (key != hole) copy16(at + i * WARPS * ROWS * H::STRIDE * 2, reinterpret_cast<const uint4*>(from) + (key < seen ? place : 0), key < seen);
         }
         commit();
     };
-    int3 pages = pages_of(first);
+    int2 pages = pages_of(first);
     copy(held.keys, keys, first, pages);
     copy(held.values, values, first, pages);
+    // Of the tile that is copied next: known before there is room for it.
+    pages = pages_of(first + 1);
     const int own = position - low;
     const bool has_own = own >= first * TILE && own < behind * TILE;
     const size_t own_place = has_own ? place(__ldcg(table + position / PAGE), position) : 0;
@@ -229,48 +231,65 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
         if (here && warp == KEY_WARP) keep(held.keys[own - begin], own_k);
         asm volatile("cp.async.wait_group 1;" ::: "memory");
         __syncthreads();
-        // Scores: a warp takes 16 keys.
-        float s[4] = {};
-        const uint32_t from = uint32_t(__cvta_generic_to_shared(&held.keys[warp * 16 + lane % 16][lane / 16 * 8]));
+        // Scores: a warp takes 16 keys and half a head, or both halves, in two sums each.
+        constexpr int HALF = DIM / HALVES;
+        const int keys16 = warp % 4 * 16;
 #pragma unroll
-        for (int d = 0; d < DIM; d += 16) {
-            uint32_t a[4], b0 = 0, b1 = 0;
-            matrices(a, from + d * 2);
-            if (g < G) {
-                b0 = *reinterpret_cast<const uint32_t*>(&held.query[g][d + 2 * t]);
-                b1 = *reinterpret_cast<const uint32_t*>(&held.query[g][d + 8 + 2 * t]);
+        for (int nth = 0; nth < HALVES * 4 / WARPS; nth++) {
+            const int half = warp / 4 + nth;
+            float s[4] = {}, odd_s[4] = {};
+            const uint32_t from = uint32_t(__cvta_generic_to_shared(&held.keys[keys16 + lane % 16][half * HALF + lane / 16 * 8]));
+#pragma unroll
+            for (int d = 0; d < HALF; d += 16) {
+                uint32_t a[4], b0 = 0, b1 = 0;
+                matrices(a, from + d * 2);
+                if (g < G) {
+                    b0 = *reinterpret_cast<const uint32_t*>(&held.query[g][half * HALF + d + 2 * t]);
+                    b1 = *reinterpret_cast<const uint32_t*>(&held.query[g][half * HALF + d + 8 + 2 * t]);
+                }
+                mma(d % 32 == 0 ? s : odd_s, a, b0, b1);
             }
-            mma(s, a, b0, b1);
-        }
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int h = 2 * t + e % 2, key = warp * 16 + g + e / 2 * 8;
-            if (h < G) held.scores[h][key] = key < seen ? s[e] * (scale * LOG2E) : -INFINITY;
+            for (int e = 0; e < 4; e++) {
+                const int h = 2 * t + e % 2, key = keys16 + g + e / 2 * 8;
+                if (h < G) held.scores[half][h][key] = key < seen ? (s[e] + odd_s[e]) * (scale * LOG2E) : -INFINITY;
+            }
         }
         __syncthreads();
-        if (tile + 1 < behind) {
-            pages = pages_of(tile + 1);
-            copy(held.keys, keys, tile + 1, pages);
-        } else {
-            commit();
-        }
+        if (tile + 1 < behind) copy(held.keys, keys, tile + 1, pages);
+        else commit();
         // Every warp finds what all need; a warp writes the weights of its own heads.
-        float shrink[G];
+        float shrink[G], p[G], q[G], best[G], sum[G];
 #pragma unroll
         for (int h = 0; h < G; h++) {
-            const float a = held.scores[h][lane], b = held.scores[h][lane + 32];
-            const float best = fmaxf(top[h], warp_max(fmaxf(a, b)));
-            const float p = exp2f(a - best), q = exp2f(b - best);
-            shrink[h] = exp2f(top[h] - best);
-            total[h] = total[h] * shrink[h] + warp_sum(p + q);
-            top[h] = best;
+            p[h] = held.scores[0][h][lane], q[h] = held.scores[0][h][lane + 32];
+            if (HALVES == 2) p[h] += held.scores[HALVES - 1][h][lane], q[h] += held.scores[HALVES - 1][h][lane + 32];
+            best[h] = fmaxf(p[h], q[h]);
+        }
+#pragma unroll
+        for (int d = 16; d > 0; d /= 2)
+#pragma unroll
+            for (int h = 0; h < G; h++) best[h] = fmaxf(best[h], __shfl_xor_sync(~0u, best[h], d));
+#pragma unroll
+        for (int h = 0; h < G; h++) {
+            best[h] = fmaxf(top[h], best[h]);
+            p[h] = exp2f(p[h] - best[h]), q[h] = exp2f(q[h] - best[h]);
+            sum[h] = p[h] + q[h];
+            shrink[h] = exp2f(top[h] - best[h]);
+            top[h] = best[h];
             if (warp == h % WARPS) {
-                const bf16 high0 = __float2bfloat16(p), high1 = __float2bfloat16(q);
+                const bf16 high0 = __float2bfloat16(p[h]), high1 = __float2bfloat16(q[h]);
                 held.weight[h][lane] = high0, held.weight[h][lane + 32] = high1;
-                held.weight[G + h][lane] = __float2bfloat16(p - __bfloat162float(high0));
-                held.weight[G + h][lane + 32] = __float2bfloat16(q - __bfloat162float(high1));
+                held.weight[G + h][lane] = __float2bfloat16(p[h] - __bfloat162float(high0));
+                held.weight[G + h][lane + 32] = __float2bfloat16(q[h] - __bfloat162float(high1));
             }
         }
+#pragma unroll
+        for (int d = 16; d > 0; d /= 2)
+#pragma unroll
+            for (int h = 0; h < G; h++) sum[h] += __shfl_xor_sync(~0u, sum[h], d);
+#pragma unroll
+        for (int h = 0; h < G; h++) total[h] = total[h] * shrink[h] + sum[h];
         asm volatile("cp.async.wait_group 1;" ::: "memory");
         if (here && warp == VALUE_WARP) keep(held.values[own - begin], own_v);
         __syncthreads();
@@ -321,6 +340,7 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
         if (tile + 1 < behind) {
             __syncthreads();
             copy(held.values, values, tile + 1, pages);
+            pages = pages_of(tile + 2);
         } else {
             commit();
         }
@@ -376,18 +396,19 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
 // qkv f32 [rows][(G + 2) * kv_heads * DIM]; out bf16 [rows][kv_heads * G * DIM]; keys, values: one layer's, bf16
 // [block][kv_head][32][DIM]; each row's `ends` is its position + 1. partial f32 [rows][kv_heads][64][G][DIM]; weight_of
 // [rows][kv_heads][64][G]; arrived i32 [rows][kv_heads], zero. Launch: grid (any, kv_heads, rows), in clusters of as many
-// blocks as the first dimension has where these are up to 16, block 128, shared memory as `Held`.
-#define DECODE(DIM, G)                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) decode90_##DIM##_##G(                      \
+// blocks as the first dimension has where these are up to 16, block 256 (128 for heads of 128, and slim90), shared memory as `Held`.
+#define DECODE(NAME, DIM, G, WARPS, BLOCKS)                                                                                \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) NAME##_##DIM##_##G(                                   \
         const float* qkv, const float* q_norm, const float* k_norm, float eps, const float* rope, const int* positions,    \
         const int* ends, const int* sequence_of, const int* tables, int table_stride, bf16* keys, bf16* values,            \
         int window, float scale, float* partial, float2* weight_of, int* arrived, bf16* out) {                             \
-        decode<DIM, G>(qkv, {q_norm, k_norm, eps, rope}, {positions, ends, sequence_of, tables, table_stride}, keys,       \
-                       values, window, scale, partial, weight_of, arrived, out);                                           \
+        decode<DIM, G, WARPS>(qkv, {q_norm, k_norm, eps, rope}, {positions, ends, sequence_of, tables, table_stride},      \
+                              keys, values, window, scale, partial, weight_of, arrived, out);                              \
     }
-DECODE(256, 1)
-DECODE(256, 2)
-DECODE(256, 4)
-DECODE(128, 1)
-DECODE(128, 2)
-DECODE(128, 4)
+#define DECODE_ALL(G)              \
+    DECODE(decode90, 256, G, 8, 2) \
+    DECODE(slim90, 256, G, 4, 5)   \
+    DECODE(decode90, 128, G, 4, 5)
+DECODE_ALL(1)
+DECODE_ALL(2)
+DECODE_ALL(4)

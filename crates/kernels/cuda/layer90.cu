@@ -10,6 +10,7 @@
 // reads the result sums the quarters. Two groups of eight warps take a tile each, or its gate and its up; chunk c of 64 k
 // belongs to warp c mod 8 of the group. What a row gives doesn't depend on how many there are, nor on the card's size.
 
+#include "async.cuh"
 #include "tiles.cuh"
 
 namespace {
@@ -52,8 +53,6 @@ struct Layer {
 
 namespace {
 
-/// Places in shared memory are numbers here: generic pointers would be looked up at every use.
-__device__ __forceinline__ uint32_t at_shared(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 __device__ __forceinline__ uint4 load16(uint32_t at) {
     uint4 v;
     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
@@ -71,34 +70,6 @@ __device__ __forceinline__ float load4(uint32_t at) {
 }
 __device__ __forceinline__ void store4(uint32_t at, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory"); }
 
-/// A barrier of shared memory: arrivals, and bytes that are on their way.
-__device__ __forceinline__ void begin_barrier(uint32_t at, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
-}
-__device__ __forceinline__ void arrive(uint32_t at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-__device__ __forceinline__ void expect(uint32_t at, uint32_t bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void await(uint32_t at, uint32_t parity) {
-    asm volatile(
-        "{.reg .pred p;\n"
-        "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-        "@p bra done;\n"
-        "bra again;\n"
-        "done:}" ::"r"(at), "r"(parity) : "memory");
-}
-/// Weights are read once: they needn't stay in the second-level cache.
-__device__ __forceinline__ uint64_t read_once() {
-    uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-__device__ __forceinline__ void copy(uint32_t to, const char* from, uint32_t bytes, uint32_t full, uint64_t policy) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(full), "l"(policy) : "memory");
-}
 /// Waits for the warps that multiply.
 __device__ __forceinline__ void team() { asm volatile("bar.sync 1, %0;" ::"n"(TEAM) : "memory"); }
 
@@ -427,7 +398,7 @@ __device__ __forceinline__ void layer(const Layer& l) {
     if (threadIdx.x < 2 * l.stages) {
         begin_barrier(at_shared(barriers + threadIdx.x), 1);
         begin_barrier(at_shared(barriers + MOST_STAGES + threadIdx.x), GROUP);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_begun();
     }
     __syncthreads();
     launch_next();

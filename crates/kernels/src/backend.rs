@@ -283,6 +283,23 @@ pub trait Backend: Send + Sync + 'static {
         self.add_rms_norm(y, post, eps, x);
         self.rms_norm(x, next, eps, out);
     }
+    /// `x += rms_norm(y, post)` where y is a product, `from · wᵀ` of `(from, w)`; with `next`, then `out = rms_norm(x, next)`. `y` is room
+    /// for the product, and what it holds afterwards is not said.
+    fn matmul_residual(
+        &self,
+        product: (&Self::Matrix, &Self::Weight),
+        y: &mut Self::Matrix,
+        post: &Self::Vector,
+        eps: f32,
+        x: &mut Self::Matrix,
+        next: Option<(&Self::Vector, &mut Self::Matrix)>,
+    ) {
+        self.matmul(product.0, product.1, y);
+        match next {
+            Some((next, out)) => self.residual_norm(y, post, next, eps, x, out),
+            None => self.add_rms_norm(y, post, eps, x),
+        }
+    }
     /// `out = gelu_tanh(gate) · up`, where `gate_up` is `[m, 2·n]`: n columns of gate, then n of up; out `[m, n]`.
     fn geglu(&self, gate_up: &Self::Matrix, out: &mut Self::Matrix);
     /// `out = geglu(x · wᵀ)`; `gate_up` is room for the product, and what it holds afterwards is not said.

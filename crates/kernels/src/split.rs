@@ -445,6 +445,30 @@ impl<F: Backend<Error = Error>, B: Backend<Error = Error>> Backend for Split<F, 
         }
     }
 
+    fn matmul_residual(
+        &self,
+        product: (&Self::Matrix, &Self::Weight),
+        y: &mut Self::Matrix,
+        post: &Self::Vector,
+        eps: f32,
+        x: &mut Self::Matrix,
+        next: Option<(&Self::Vector, &mut Self::Matrix)>,
+    ) {
+        let (from, w) = product;
+        match from.side() {
+            Side::Front | Side::Both => {
+                let next = next.map(|(next, out)| (next.front(), out.front_mut()));
+                let product = (from.front(), w.front());
+                self.on_front().matmul_residual(product, y.front_mut(), post.front(), eps, x.front_kept(), next);
+            }
+            Side::Back => {
+                let next = next.map(|(next, out)| (next.back(), out.back_mut()));
+                let product = (from.back(), w.back());
+                self.on_back().matmul_residual(product, y.back_mut(), post.back(), eps, x.back_kept(), next);
+            }
+        }
+    }
+
     pass! {
         fn download([x: Matrix], out: &mut [f32]);
         fn gather([x: Matrix], rows: &[u32], [&mut out: Matrix]);

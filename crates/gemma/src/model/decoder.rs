@@ -297,20 +297,17 @@ impl<B: Backend> Layer<B> {
 
     /// `x += post_attention_norm(attention)`; then `normed` is `ffn_norm(x)`.
     fn output(&self, b: &B, c: &TextConfig, ws: &mut Workspace<B>) {
-        b.matmul(&ws.attention, &self.attn_output, &mut ws.block);
-        b.residual_norm(&ws.block, &self.post_attention_norm, &self.ffn_norm, c.eps, &mut ws.x, &mut ws.normed);
+        let (product, next) = ((&ws.attention, &self.attn_output), (&self.ffn_norm, &mut ws.normed));
+        b.matmul_residual(product, &mut ws.block, &self.post_attention_norm, c.eps, &mut ws.x, Some(next));
     }
 
     /// `x += post_ffw_norm(down(gelu(gate) · up))` of `normed`; then `qkv` is what the next layer begins with.
     fn feed_forward(&self, b: &B, c: &TextConfig, next: Option<&Self>, ws: &mut Workspace<B>) {
         b.matmul_geglu(&ws.normed, &self.gate_up, &mut ws.gate_up, &mut ws.activated);
-        b.matmul(&ws.activated, &self.down, &mut ws.block);
-        match next {
-            Some(next) => {
-                b.residual_norm(&ws.block, &self.post_ffw_norm, &next.attn_norm, c.eps, &mut ws.x, &mut ws.normed);
-                b.matmul(&ws.normed, &next.qkv, &mut ws.qkv);
-            }
-            None => b.add_rms_norm(&ws.block, &self.post_ffw_norm, c.eps, &mut ws.x),
+        let room = next.map(|next| (&next.attn_norm, &mut ws.normed));
+        b.matmul_residual((&ws.activated, &self.down), &mut ws.block, &self.post_ffw_norm, c.eps, &mut ws.x, room);
+        if let Some(next) = next {
+            b.matmul(&ws.normed, &next.qkv, &mut ws.qkv);
         }
     }
 }

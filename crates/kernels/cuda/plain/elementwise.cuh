@@ -92,8 +92,8 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm(const void* x, int x
     v.write(out, out_kind, first, cols);
 }
 
-/// x += y / rms(y) * post; with `next`, also out = x / rms(x) * next.
-extern "C" __global__ void __launch_bounds__(1024) residual_norm(const void* y, int y_kind, const float* post, const float* next, float eps, float* x,
+/// x += y / rms(y) * post; with `next`, also out = x / rms(x) * next. y lies in up to four addends, one matrix after another.
+extern "C" __global__ void __launch_bounds__(1024) residual_norm(const void* y, int y_kind, int parts, const float* post, const float* next, float eps, float* x,
                                          void* out, int out_kind, int cols) {
     __shared__ float scratch[2][32];
     launch_next();
@@ -104,6 +104,15 @@ extern "C" __global__ void __launch_bounds__(1024) residual_norm(const void* y, 
     size_t first = size_t(blockIdx.x) * cols;
     v.read(y, y_kind, first, cols);
     stream.read(x, KIND_F32, first, cols);
+    if (parts > 1) {
+        Held more[3];
+#pragma unroll
+        for (int p = 0; p < 3; p++)
+            if (p + 1 < parts) more[p].read(y, y_kind, first + (p + 1) * size_t(gridDim.x) * cols, cols);
+#pragma unroll
+        for (int p = 0; p < 3; p++)
+            if (p + 1 < parts) v.plus(more[p]);
+    }
     v.scale(1.0f / sqrtf(block_sum(v.squares(), scratch[0]) / cols + eps), after);
     v.plus(stream);
     v.write(x, KIND_F32, first, cols);

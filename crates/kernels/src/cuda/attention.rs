@@ -1,6 +1,7 @@
 //! Attention: which kernel takes which.
 
 use super::driver::{Shape, param};
+use super::layer::ROWS as LAYER_ROWS;
 use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
 use super::product::FEW;
 use super::staged::{CudaStaged, TILES};
@@ -18,7 +19,9 @@ pub(super) const SHARED: usize = 227 << 10;
 
 /// Bytes of shared memory that a kernel of flash.cu, flash90.cu or decode90.cu takes.
 pub(super) fn shared(kernel: &str) -> usize {
-    if let Some((dim, group)) = kernel.strip_prefix("decode90_").and_then(|sizes| sizes.split_once('_')) {
+    if let Some((dim, group)) =
+        kernel.split_once("90_").filter(|(name, _)| *name != "flash").and_then(|(_, sizes)| sizes.split_once('_'))
+    {
         let [dim, group] = [dim, group].map(|size| size.parse().unwrap_or(0));
         return decode_shared(dim, group);
     }
@@ -37,7 +40,7 @@ pub(super) fn shared(kernel: &str) -> usize {
 /// The size of `Held` in decode90.cu, in whole sixteens.
 pub(super) fn decode_shared(dim: usize, group: usize) -> usize {
     let (tiles, queries, weights) = (2 * TILE * (dim + 8) * 2, group * (dim + 8) * 2, 8 * (TILE + 8) * 2);
-    (tiles + queries + weights + group * (TILE + dim + 2) * 4 + 4).next_multiple_of(16)
+    (tiles + queries + weights + group * (dim / 128 * TILE + dim + 2) * 4 + 4).next_multiple_of(16)
 }
 
 /// Spans into which decode.cu cuts the keys of rows that see up to `longest` keys, or the last `window` of them: of 64 keys
@@ -104,8 +107,8 @@ impl CudaBackend {
         if 2 * blocks > spans {
             return (blocks, if blocks <= CLUSTER { blocks } else { 1 });
         }
-        // Else so few that they don't all wait for their first keys at the same time.
-        ((at_once * 2 / 3 / pairs).clamp(1, spans), 1)
+        // Else so few that they don't all wait for their first keys at the same time, but two where the card holds them.
+        ((at_once * 2 / 3 / pairs).max((at_once / pairs).min(2)).clamp(1, spans), 1)
     }
 
     /// Rotates, stores and attends in one kernel, where each row is the last of a sequence of its own; false where
@@ -121,7 +124,9 @@ impl CudaBackend {
         let spec = cache.spec();
         let (rows, dim, kv_heads) = (qkv.rows(), spec.head_dim, spec.kv_heads);
         let group = heads / kv_heads;
-        let kernel = format!("decode90_{dim}_{group}");
+        // Where a layer's one kernel stands beside it, blocks of fewer warps find room.
+        let slim = dim == 256 && (2..=LAYER_ROWS).contains(&rows);
+        let kernel = format!("{}_{dim}_{group}", if slim { "slim90" } else { "decode90" });
         let fits = self.kernels.has(&kernel) && heads.is_multiple_of(kv_heads) && (1..=FEW).contains(&rows);
         if !fits || !step.alone() || [qkv.kind(), cache.kind()] != [Kind::F32, Kind::BF16] || self.exact {
             return false;
@@ -162,7 +167,11 @@ impl CudaBackend {
             param(&ended),
             param(&to),
         ];
-        let shape = Shape::new((blocks, kv_heads), 128).deep(rows).shared(decode_shared(dim, group)).clusters(cluster);
+        // A warp for each 32 elements of a head.
+        let shape = Shape::new((blocks, kv_heads), if slim { 128 } else { dim })
+            .deep(rows)
+            .shared(decode_shared(dim, group))
+            .clusters(cluster);
         // SAFETY: the parameters are the kernel's; the shapes were checked, staging checked the tables, and there is room
         // for all spans.
         unsafe { self.launch(&kernel, shape, &mut params) };

@@ -18,7 +18,7 @@ pub(super) fn of(capability: (i32, i32)) -> Images {
     match capability {
         (9, 0) => {
             let binaries =
-                binaries!("sm_90a.cubin": "plain", "mm", "decode", "decode90", "layer90", "flash", "flash90");
+                binaries!("sm_90a.cubin": "plain", "mm", "many90", "decode", "decode90", "layer90", "flash", "flash90");
             Images { binaries, early: true }
         }
         (10, _) => Images { binaries: binaries!("sm_100.cubin": "plain", "mm", "decode", "flash"), early: true },

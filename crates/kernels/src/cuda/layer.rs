@@ -8,7 +8,7 @@ use super::{CudaBackend, Scratch};
 use crate::backend::Behind;
 
 /// Most rows of a step, and columns of the residual stream, that it takes.
-const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 const WIDEST: usize = 6144;
 /// Threads of a block: sixteen warps that multiply and one that copies.
 const THREADS: usize = 17 * 32;

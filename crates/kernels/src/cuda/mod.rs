@@ -9,6 +9,7 @@ mod driver;
 mod images;
 mod layer;
 mod lt;
+mod many;
 mod matrix;
 mod ops;
 mod pinned;
@@ -51,10 +52,12 @@ enum Scratch {
     SpanSums,
     /// Spans that have ended: zero between operations.
     SpansEnded,
-    /// Sums of a layer's products.
+    /// Addends of products.
     Quarters,
     /// Where the blocks of a layer's kernel wait for each other: zeroed once.
     Meeting,
+    /// Sums between passes over k.
+    Passes,
 }
 
 /// An NVIDIA card.
@@ -72,7 +75,7 @@ pub struct CudaBackend {
     /// For products of many rows; none where cuBLASLt isn't there.
     lt: Option<Mutex<Lt>>,
     /// Memory of operations, by what it is for.
-    scratch: [Mutex<Option<Buffer>>; 8],
+    scratch: [Mutex<Option<Buffer>>; 9],
     /// How often some of it was made anew elsewhere: recordings of before are of no use.
     moved: AtomicUsize,
 }
@@ -87,10 +90,13 @@ impl CudaBackend {
         let images = images::of(device.capability());
         let mut kernels = Kernels::load(&device, &images.binaries, images.early)?;
         kernels.share("mm_", product::shared)?;
+        kernels.share("many90", many::shared)?;
         kernels.share("flash", attention::shared)?;
         kernels.share("decode90", attention::shared)?;
+        kernels.share("slim90", attention::shared)?;
         kernels.share("layer90", |_| attention::SHARED)?;
         kernels.cluster("decode90")?;
+        kernels.cluster("slim90")?;
         let inbox = Mutex::new(Pinned::new(&device, INBOX)?);
         let lt = Lt::new(&device)?.map(Mutex::new);
         Ok(Self { kernels, device, exact: false, inbox, lt, scratch: Default::default(), moved: AtomicUsize::new(0) })

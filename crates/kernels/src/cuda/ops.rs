@@ -30,6 +30,20 @@ struct Indices([u32; INDICES]);
 // SAFETY: as `Indices` in elementwise.cuh.
 unsafe impl Param for Indices {}
 
+/// A matrix as the sum of several that follow one another.
+struct Addends {
+    at: u64,
+    kind: Kind,
+    parts: usize,
+    shape: (usize, usize),
+}
+
+impl Addends {
+    fn one(y: &CudaMatrix) -> Self {
+        Self { at: y.at(), kind: y.kind(), parts: 1, shape: (y.rows(), y.cols()) }
+    }
+}
+
 /// A block for each of `rows` rows, whose threads hold four elements each where there are few.
 fn norm(rows: usize, cols: usize) -> Shape {
     assert!(cols <= 1024 * HELD, "norms take up to {} columns, not {cols}", 1024 * HELD);
@@ -66,13 +80,13 @@ impl CudaBackend {
     /// `x += rms_norm(y, post)`, and perhaps `out = rms_norm(x, next)`.
     fn residual(
         &self,
-        y: &CudaMatrix,
+        y: Addends,
         post: &CudaVector,
         eps: f32,
         x: &mut CudaMatrix,
         next: Option<(&CudaVector, &mut CudaMatrix)>,
     ) {
-        assert_eq!((y.rows(), y.cols(), post.len), (x.rows(), x.cols(), x.cols()), "add_rms_norm: shapes");
+        assert_eq!((y.shape, post.len), ((x.rows(), x.cols()), x.cols()), "add_rms_norm: shapes");
         assert_eq!(x.kind(), Kind::F32, "add_rms_norm: the residual stream is f32");
         let kind = self.operand_kind();
         let (next, to) = match next {
@@ -86,11 +100,12 @@ impl CudaBackend {
         if x.rows() == 0 {
             return;
         }
-        let (at, y_kind, post, stream, kind, cols) =
-            (y.at(), y.kind() as i32, post.buffer.at(), x.at(), kind as i32, x.cols() as i32);
+        let (y_kind, parts, post, stream, kind, cols) =
+            (y.kind as i32, y.parts as i32, post.buffer.at(), x.at(), kind as i32, x.cols() as i32);
         let mut params = [
-            param(&at),
+            param(&y.at),
             param(&y_kind),
+            param(&parts),
             param(&post),
             param(&next),
             param(&eps),
@@ -326,7 +341,7 @@ impl Backend for CudaBackend {
     }
 
     fn add_rms_norm(&self, y: &CudaMatrix, w: &CudaVector, eps: f32, x: &mut CudaMatrix) {
-        self.residual(y, w, eps, x, None);
+        self.residual(Addends::one(y), w, eps, x, None);
     }
 
     fn residual_norm(
@@ -338,7 +353,30 @@ impl Backend for CudaBackend {
         x: &mut CudaMatrix,
         out: &mut CudaMatrix,
     ) {
-        self.residual(y, post, eps, x, Some((next, out)));
+        self.residual(Addends::one(y), post, eps, x, Some((next, out)));
+    }
+
+    fn matmul_residual(
+        &self,
+        product: (&CudaMatrix, &CudaWeight),
+        y: &mut CudaMatrix,
+        post: &CudaVector,
+        eps: f32,
+        x: &mut CudaMatrix,
+        next: Option<(&CudaVector, &mut CudaMatrix)>,
+    ) {
+        let (from, w) = product;
+        assert_eq!((from.cols(), y.cols()), (w.k, w.n), "matmul_residual: shapes differ");
+        if let Some(parts) = self.product_in_parts(from, w) {
+            let sums = self.scratch(Scratch::Quarters, 0);
+            if let Some(sums) = sums.as_ref() {
+                let y = Addends { at: sums.at(), kind: Kind::F32, parts, shape: (from.rows(), w.n) };
+                self.residual(y, post, eps, x, next);
+            }
+            return;
+        }
+        self.matmul(from, w, y);
+        self.residual(Addends::one(y), post, eps, x, next);
     }
 
     fn geglu(&self, gate_up: &CudaMatrix, out: &mut CudaMatrix) {

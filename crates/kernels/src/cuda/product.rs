@@ -108,9 +108,12 @@ impl CudaBackend {
         self.plain_product("product_few", shape, x, w, finish, out);
     }
 
-    /// Products of few rows by the kernels of mm.cu; false where they don't take the weight. `form` is how outputs are
+    /// Products of few rows by the kernels of many90.cu and mm.cu; false where they don't take the weight. `form` is how outputs are
     /// finished.
     pub(super) fn fast_product(&self, form: &str, x: &CudaMatrix, w: &Part, to: u64) -> bool {
+        if self.many_product(form, x, w, 1, to) {
+            return true;
+        }
         let layout = match w.layout {
             Layout::BF16 => "bf16",
             Layout::Q4 => "q4",

@@ -3,6 +3,8 @@
 //! Outputs are poisoned before: what a kernel leaves out isn't a number. An exact backend shows that a kernel computes the
 //! right thing, the other one that it does so with rounded operands.
 
+mod steps;
+
 use super::{CudaBackend, CudaMatrix, CudaStaged};
 use crate::backend::{BLOCK, Backend, Behind, CacheSpec, CacheType, Greedy, Rows, Step, WeightFormat};
 use crate::cpu::testing::{DTYPES, noise, tensor};
