@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=64)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompt-tokens", type=int, help="medgemma's tokens of prompts in a step; else its default")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--append", action="store_true")
@@ -227,7 +228,8 @@ def main() -> None:
         Server(
             "medgemma",
             [args.medgemma, "serve", args.model, "--port", str(ports[0]), "--device", "cpu", "--threads", str(args.threads),
-             "--context", str(args.context), "--conversations", str(args.parallel), "--running", str(args.parallel), "--queue", "256"],
+             "--context", str(args.context), "--conversations", str(args.parallel), "--running", str(args.parallel), "--queue", "256",
+             *(["--prompt-tokens", str(args.prompt_tokens)] if args.prompt_tokens else [])],
             ports[0],
         )
     ]
@@ -243,7 +245,8 @@ def main() -> None:
     record = {
         "machine": machine.describe(),
         "model": pathlib.Path(args.model).name,
-        "settings": {key: getattr(args, key) for key in ("each", "most", "prompt", "generate", "parallel", "context", "threads")},
+        "settings": {key: getattr(args, key) for key in ("each", "most", "prompt", "generate", "parallel", "context", "threads")}
+        | ({"prompt_tokens": args.prompt_tokens} if args.prompt_tokens else {}),
         "servers": [server.name for server in servers],
         "clients": args.clients,
         "rounds": [],

@@ -35,9 +35,13 @@ export function ModelCard({ app, onClose }: { app: App; onClose: () => void }): 
   const model = app.models.find(({ id }) => id === app.model);
   const yes = (value: boolean | null): string => (value === null ? "not stated" : value ? "yes" : "no");
   const known = new Set(["id", "object", "capabilities", ...(model?.context ? ["context_length", "max_model_len", "context"] : [])]);
-  const more = Object.entries(model?.raw ?? {}).filter(
-    ([name, value]) => !known.has(name) && ["string", "number", "boolean"].includes(typeof value),
-  );
+  // A server that doesn't know when its model was made says 0.
+  const says = (name: string, value: unknown): boolean => ["string", "number", "boolean"].includes(typeof value) && !(name === "created" && value === 0);
+  const more = Object.entries(model?.raw ?? {}).filter(([name, value]) => !known.has(name) && says(name, value));
+  const words = (name: string, value: unknown): string => {
+    if (typeof value !== "number") return String(value);
+    return name === "created" ? new Date(value * 1000).toLocaleString() : value.toLocaleString();
+  };
   return (
     <Dialog title="Model" onClose={onClose}>
       {model === undefined ? (
@@ -49,7 +53,7 @@ export function ModelCard({ app, onClose }: { app: App; onClose: () => void }): 
           <Fact name="Can think" value={yes(model.thinks)} />
           {model.context !== null && <Fact name="Context" value={`${model.context.toLocaleString()} tokens`} />}
           {more.map(([name, value]) => (
-            <Fact key={name} name={name.replace(/_/g, " ")} value={name === "created" && typeof value === "number" ? new Date(value * 1000).toLocaleString() : String(value)} />
+            <Fact key={name} name={name.replace(/_/g, " ")} value={words(name, value)} />
           ))}
         </dl>
       )}
