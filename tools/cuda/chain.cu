@@ -1,11 +1,18 @@
-// Times the products of a decoding step of the 4B's shape as one graph of programmatically dependent launches:
-//     nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I crates/kernels/cuda tools/cuda/chain.cu -o chain && ./chain
-// What it adds to them: a norm of one block a row between, so that each waits for the one before.
+// Times the products of a decoding step of the 4B's shape as one graph of programmatically dependent launches, and each kind of
+// them alone, by mm.cu and by many90.cu; then the output matrix in 8 bits:
+//     nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I crates/kernels/cuda tools/cuda/chain.cu -o chain && ./chain [GB/s]
+// The floor is bytes of weights over the bandwidth that is given. A norm of one block a row stands between products that wait for each other.
+#include "weights.cuh"
+namespace mm {
 #include "mm.cu"
+}
+namespace many {
+#include "many90.cu"
+}
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
-#include <algorithm>
 
 #define CHECK(x) do { cudaError_t e = (x); if (e != cudaSuccess) { printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e)); exit(1); } } while (0)
 
@@ -30,9 +37,23 @@ __global__ void fill(uint32_t* p, size_t n, uint32_t and_, uint32_t or_) {
         p[i] = (h & and_) | or_;
     }
 }
-struct Weight { void* w; void* s; int n, k; };
-bool QUANT; int M;
+
+enum Type { BFLOAT, BITS4, BITS8 };
+const double BYTES[] = {2, 0.5625, 1.0625};
+struct Weight { void* w; void* s; int n, k; Type type; double bytes() const { return double(n) * k * BYTES[type]; } };
 cudaStream_t stream;
+int processors;
+
+Weight make(int n, int k, Type type) {
+    Weight r = {nullptr, nullptr, n, k, type};
+    const size_t bytes = size_t(n) * k * (type == BFLOAT ? 4 : type == BITS8 ? 2 : 1) / 2;
+    CHECK(cudaMalloc(&r.w, bytes));
+    fill<<<1024, 256>>>((uint32_t*)r.w, bytes / 4, type == BFLOAT ? 0x80ff80ffu : ~0u, type == BFLOAT ? 0x3c003c00u : 0);
+    if (type == BFLOAT) return r;
+    CHECK(cudaMalloc(&r.s, size_t(n) * k / 16));
+    fill<<<1024, 256>>>((uint32_t*)r.s, size_t(n) * k / 64, 0x03ff03ffu, 0x20002000u);
+    return r;
+}
 template <class... P, class... A> void launch(void (*f)(P...), dim3 grid, size_t shared, A... args) {
     if (shared) CHECK(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
     cudaLaunchConfig_t c = {}; c.gridDim = grid; c.blockDim = 256; c.dynamicSmemBytes = shared; c.stream = stream;
@@ -40,56 +61,100 @@ template <class... P, class... A> void launch(void (*f)(P...), dim3 grid, size_t
     c.attrs = &a; c.numAttrs = 1;
     CHECK(cudaLaunchKernelEx(&c, f, P(args)...));
 }
-Weight make(int n, int k) {
-    Weight r = {nullptr, nullptr, n, k};
-    size_t bytes = QUANT ? size_t(n) * k / 2 : size_t(n) * k * 2;
-    CHECK(cudaMalloc(&r.w, bytes));
-    fill<<<1024, 256>>>((uint32_t*)r.w, bytes / 4, QUANT ? ~0u : 0x80ff80ffu, QUANT ? 0 : 0x3c003c00u);
-    if (QUANT) { CHECK(cudaMalloc(&r.s, size_t(n) * k / 16)); fill<<<1024, 256>>>((uint32_t*)r.s, size_t(n) * k / 64, 0x03ff03ffu, 0x20002000u); }
-    return r;
-}
-template <int F> void mm(const Weight& w, const bf16* x, void* out) {
-    int nt = M <= 8 ? 1 : M <= 16 ? 2 : 4, mt = nt == 1 ? 1 : 2;
-    int steps = F == 2 ? w.n / 32 : (w.n + 16 * mt - 1) / (16 * mt), resident = nt == 1 ? 264 : 132, each = (steps + resident - 1) / resident;
-    dim3 grid((steps + each - 1) / each, (M + 8 * nt - 1) / (8 * nt));
+
+/// By mm.cu, as product.rs launches it.
+void by_mm(const Weight& w, bool gated, const bf16* x, void* out, int m) {
     using K = void (*)(const void*, const void*, const void*, const bf16*, void*, int, int, int);
-    static const K table[2][3][3] = {
-        {{mm_bf16_f32_1, mm_bf16_f32_2, mm_bf16_f32_4}, {mm_bf16_bf16_1, mm_bf16_bf16_2, mm_bf16_bf16_4}, {mm_bf16_geglu_1, mm_bf16_geglu_2, mm_bf16_geglu_4}},
-        {{mm_q4_f32_1, mm_q4_f32_2, mm_q4_f32_4}, {mm_q4_bf16_1, mm_q4_bf16_2, mm_q4_bf16_4}, {mm_q4_geglu_1, mm_q4_geglu_2, mm_q4_geglu_4}}};
-    launch(table[QUANT][F][nt / 2], grid, nt == 1 ? 102400 : 204800, (const void*)w.w, (const void*)w.s, (const void*)w.w, x, out, M, w.n, w.k);
+    static const K table[3][2][3] = {
+        {{mm::mm_bf16_f32_1, mm::mm_bf16_f32_2, mm::mm_bf16_f32_4}, {mm::mm_bf16_geglu_1, mm::mm_bf16_geglu_2, mm::mm_bf16_geglu_4}},
+        {{mm::mm_q4_f32_1, mm::mm_q4_f32_2, mm::mm_q4_f32_4}, {mm::mm_q4_geglu_1, mm::mm_q4_geglu_2, mm::mm_q4_geglu_4}},
+        {{mm::mm_q8_f32_1, mm::mm_q8_f32_2, mm::mm_q8_f32_4}, {mm::mm_q8_geglu_1, mm::mm_q8_geglu_2, mm::mm_q8_geglu_4}}};
+    const int nt = m <= 8 ? 1 : m <= 16 ? 2 : 4, steps = (w.n / 16 + (nt == 1 && !gated ? 0 : 1)) / (nt == 1 && !gated ? 1 : 2);
+    const int at_once = processors * (nt == 1 ? 2 : 1), each = (steps + at_once - 1) / at_once;
+    const dim3 grid((steps + each - 1) / each, (m + 8 * nt - 1) / (8 * nt));
+    launch(table[w.type][gated][nt / 2], grid, nt == 1 ? 102400 : 204800, (const void*)w.w, (const void*)w.s, (const void*)w.w, x, out, m, w.n, w.k);
 }
-int main() {
+
+/// By many90.cu, as many.rs launches it; `apart`: the sums of parts of k stay apart.
+void by_many(const Weight& w, bool gated, bool apart, const bf16* x, void* out, int m) {
+    using K = void (*)(const void*, const void*, const bf16*, void*, float*, int, int, int);
+    static const K table[3][2][3] = {
+        {{many::many90_bf16_f32_1, many::many90_bf16_f32_2, many::many90_bf16_f32_4}, {many::many90_bf16_geglu_1, many::many90_bf16_geglu_2, many::many90_bf16_geglu_4}},
+        {{many::many90_q4_f32_1, many::many90_q4_f32_2, many::many90_q4_f32_4}, {many::many90_q4_geglu_1, many::many90_q4_geglu_2, many::many90_q4_geglu_4}},
+        {{many::many90_q8_f32_1, many::many90_q8_f32_2, many::many90_q8_f32_4}, {many::many90_q8_geglu_1, many::many90_q8_geglu_2, many::many90_q8_geglu_4}}};
+    int parts = 1, least = 1 << 30;
+    for (int s = 1; s <= (apart ? 4 : 1); s++) {
+        const int at_once = processors / s, work = (w.n / 16 + at_once - 1) / at_once * ((w.k / 64 + s - 1) / s + 6) + 2 * s;
+        if (work < least) least = work, parts = s;
+    }
+    const int units = w.n / (gated ? 32 : 16), at_once = processors / parts, each = (units + at_once - 1) / at_once, nt = m <= 8 ? 1 : m <= 16 ? 2 : 4;
+    const dim3 grid((units + each - 1) / each, (m + 8 * nt - 1) / (8 * nt), parts);
+    const size_t ring = w.type == BFLOAT ? 2 * 5 * 2048 : w.type == BITS8 ? 3 * 5 * 1280 : 4 * 5 * 768;
+    launch(table[w.type][gated][nt / 2], grid, 8 * (ring + 2 * nt * 512), (const void*)w.w, (const void*)w.s, x, out, (float*)out, m, w.n, w.k);
+}
+
+/// Median milliseconds of what `work` launches, as a graph.
+template <class F> float milliseconds(F work) {
+    cudaGraph_t g; cudaGraphExec_t x;
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal)); work(); CHECK(cudaStreamEndCapture(stream, &g));
+    CHECK(cudaGraphInstantiate(&x, g, 0));
+    cudaEvent_t e0, e1; cudaEventCreate(&e0); cudaEventCreate(&e1);
+    std::vector<float> times;
+    for (int i = 0; i < 25; i++) {
+        float t;
+        cudaEventRecord(e0, stream); CHECK(cudaGraphLaunch(x, stream)); cudaEventRecord(e1, stream); CHECK(cudaStreamSynchronize(stream));
+        cudaEventElapsedTime(&t, e0, e1);
+        if (i > 4) times.push_back(t);
+    }
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+}
+
+int main(int count, char** arguments) {
+    const double rate = (count > 1 ? atof(arguments[1]) : 4200) * 1e6;  // bytes a millisecond
+    cudaDeviceProp properties;
+    CHECK(cudaGetDeviceProperties(&properties, 0));
+    processors = properties.multiProcessorCount;
     CHECK(cudaStreamCreate(&stream));
-    for (int quant = 0; quant < 2; quant++) {
-        QUANT = quant;
-        std::vector<Weight> ws; double bytes = 0;
-        for (int l = 0; l < 34; l++) for (auto s : {std::pair<int,int>{4096, 2560}, {2560, 2048}, {20480, 2560}, {2560, 10240}}) ws.push_back(make(s.first, s.second)), bytes += double(s.first) * s.second * (quant ? 0.5625 : 2);
-        for (int m : {1, 8, 32}) {
-            M = m;
-            bf16 *a, *b; float* c;
-            CHECK(cudaMalloc(&a, 64 * 10240 * 2)); CHECK(cudaMalloc(&b, 64 * 20480 * 2)); CHECK(cudaMalloc(&c, 64 * 20480 * 4));
-            CHECK(cudaMemset(c, 0, 64 * 20480 * 4)); CHECK(cudaMemset(a, 0, 64 * 20480)); CHECK(cudaMemset(b, 0, 64 * 20480 * 2));
-            for (int only = -1; only < 4; only++) {
-                auto step = [&] { for (int l = 0; l < 34; l++) {
+    printf("%s; floors at %.0f GB/s\n", properties.name, rate / 1e6);
+    bf16 *a, *b; float *c, *d;
+    CHECK(cudaMalloc(&a, 64 * 10240 * 2)); CHECK(cudaMalloc(&b, 64 * 20480 * 2)); CHECK(cudaMalloc(&c, size_t(64) * 262144 * 4)); CHECK(cudaMalloc(&d, 64 * 20480 * 4));
+    CHECK(cudaMemset(a, 0, 64 * 10240 * 2)); CHECK(cudaMemset(b, 0, 64 * 20480 * 2)); CHECK(cudaMemset(c, 0, size_t(64) * 262144 * 4));
+    constexpr int LAYERS = 34;
+    const int shapes[4][2] = {{4096, 2560}, {2560, 2048}, {20480, 2560}, {2560, 10240}};
+    for (Type type : {BFLOAT, BITS4}) {
+        std::vector<Weight> ws;
+        double bytes = 0;
+        for (int l = 0; l < LAYERS; l++) for (auto& s : shapes) ws.push_back(make(s[0], s[1], type)), bytes += ws.back().bytes();
+        for (int m : {1, 8, 16, 32}) for (bool many : {false, true}) {
+            auto product = [&](int i, const bf16* x, void* out) {
+                const bool gated = i % 4 == 2, apart = i % 4 == 1 || i % 4 == 3;
+                if (many) by_many(ws[i], gated, apart, x, out, m);
+                else by_mm(ws[i], gated, x, out, m);
+            };
+            auto step = [&](int only) {
+                for (int l = 0; l < LAYERS; l++) {
                     if (only < 0) launch(norm, dim3(m), 0, (const float*)c, a, 2560);
-                    if (only < 0 || only == 0) mm<1>(ws[4 * l], a, b);
-                    if (only < 0 || only == 1) mm<0>(ws[4 * l + 1], b, c);
+                    if (only < 0 || only == 0) product(4 * l, a, d);
+                    if (only < 0 || only == 1) product(4 * l + 1, b, c);
                     if (only < 0) launch(norm, dim3(m), 0, (const float*)c, a, 2560);
-                    if (only < 0 || only == 2) mm<2>(ws[4 * l + 2], a, b);
-                    if (only < 0 || only == 3) mm<0>(ws[4 * l + 3], b, c);
-                } };
-                cudaGraph_t g; cudaGraphExec_t x;
-                CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal)); step(); CHECK(cudaStreamEndCapture(stream, &g));
-                CHECK(cudaGraphInstantiate(&x, g, 0));
-                cudaEvent_t e0, e1; cudaEventCreate(&e0); cudaEventCreate(&e1);
-                std::vector<float> times;
-                for (int i = 0; i < 25; i++) { cudaEventRecord(e0, stream); CHECK(cudaGraphLaunch(x, stream)); cudaEventRecord(e1, stream); CHECK(cudaStreamSynchronize(stream)); float t; cudaEventElapsedTime(&t, e0, e1); if (i > 4) times.push_back(t); }
-                std::sort(times.begin(), times.end());
-                if (only < 0) printf("%s m=%2d: %.3f ms, floor %.3f ms at 3.0 TB/s = %.0f %%; ", quant ? "q4  " : "bf16", m, times[10], bytes / 3.0e9, bytes / 3.0e9 / times[10] * 100);
-                else printf(" %s %.2f us (%.0f %%)", (const char*[]){"qkv", "o", "gate_up", "down"}[only], times[10] / 34 * 1e3, double(ws[only].n) * ws[only].k * (quant ? 0.5625 : 2) / 3.0e12 / (times[10] / 34e3) * 100);
+                    if (only < 0 || only == 2) product(4 * l + 2, a, b);
+                    if (only < 0 || only == 3) product(4 * l + 3, b, c);
+                }
+            };
+            const float all = milliseconds([&] { step(-1); });
+            printf("%s m=%2d by %s: %.3f ms, %.0f %% of the floor;", type == BFLOAT ? "bf16" : "q4", m, many ? "many90" : "mm", all, bytes / rate / all * 100);
+            for (int i = 0; i < 4; i++) {
+                const float one = milliseconds([&] { step(i); }) / LAYERS;
+                printf(" %s %.2f us (%.0f %%)", (const char*[]){"qkv", "o", "gate_up", "down"}[i], one * 1e3, ws[i].bytes() / rate / one * 100);
             }
             printf("\n");
         }
         for (auto& w : ws) { cudaFree(w.w); if (w.s) cudaFree(w.s); }
+    }
+    const Weight head = make(262144, 2560, BITS8);
+    for (int m : {1, 8, 16, 32}) for (bool many : {false, true}) {
+        const float one = milliseconds([&] { if (many) by_many(head, false, false, a, c, m); else by_mm(head, false, a, c, m); });
+        printf("the output matrix in 8 bits, m=%2d by %s: %.1f us (%.0f %%)\n", m, many ? "many90" : "mm", one * 1e3, head.bytes() / rate / one * 100);
     }
 }
