@@ -213,7 +213,7 @@ pub(crate) struct Run {
     /// Who the model is to be, such as "You are an expert radiologist."
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// OpenAI messages to answer; pictures in them are data URLs or paths
+    /// OpenAI messages to answer, or - for stdin; pictures in them are data URLs or paths
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["prompt", "image", "system"])]
     pub(crate) messages: Option<PathBuf>,
     /// With --json: log-probabilities of the tokens, and of N others for each

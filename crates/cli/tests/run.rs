@@ -104,6 +104,10 @@ fn messages_and_arguments_ask_the_same() {
     let read = json(&program.run(&["--messages", &file, "--json"]));
     assert_eq!(read["choices"], asked["choices"]);
     assert_eq!(read["usage"], asked["usage"]);
+    let piped = json(&program.run_with(&["--messages", "-", "--json"], &messages.to_string()));
+    assert_eq!(piped["choices"], asked["choices"]);
+    let output = program.run_with(&["--messages", "-"], "[{");
+    assert!(!output.status.success() && stderr(&output).contains("stdin"), "{}", stderr(&output));
     let blind = json(&program.run(&["What is it?", "--system", "You are a radiologist.", "--json"]));
     let tokens = |completion: &Value| completion["usage"]["prompt_tokens"].as_u64().unwrap();
     assert!(tokens(&asked) > tokens(&blind) + 16, "the picture is in the prompt");

@@ -59,10 +59,16 @@ fn joined(prompt: &str, piped: &str) -> String {
     }
 }
 
+/// Paths of pictures are relative to the file; to the working folder where messages come from stdin (`-`).
 fn messages(path: &Path, pad: bool) -> Result<Vec<Turn>> {
-    let name = || path.display().to_string();
-    let file = std::fs::File::open(path).with_context(name)?;
-    let text = limited(file).with_context(name)?;
+    let piped = path == Path::new("-");
+    let name = || if piped { "stdin".into() } else { path.display().to_string() };
+    let text = if piped {
+        limited(std::io::stdin().lock())
+    } else {
+        std::fs::File::open(path).map_err(Into::into).and_then(limited)
+    };
+    let text = text.with_context(name)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let turns = parse_messages(&text, folder).with_context(name)?;
     turns.into_iter().map(|turn| turn.padded(pad)).collect()
