@@ -11,7 +11,7 @@ const WARPS: usize = 8;
 const EACH: usize = 5;
 const HELD: usize = WARPS * EACH;
 /// Most parts of k whose sums stay apart (`residual_norm` adds them).
-pub(super) const PARTS: usize = 4;
+const PARTS: usize = 4;
 /// Fewer rows of 4-bit weights, and smaller weights (bf16, quantized), are multiplied faster by other kernels.
 const FOUR_BITS: usize = 9;
 const SMALLEST: [usize; 2] = [1 << 23, 1 << 24];
@@ -53,7 +53,7 @@ impl CudaBackend {
         (1..=PARTS).min_by_key(|parts| work(*parts)).unwrap_or(1)
     }
 
-    /// `x · wᵀ` in as many addends as is said, one matrix after another at `to`; none where this isn't the kernel for it.
+    /// `x · wᵀ` as the sum of so many matrices, one after another in [`Scratch::Quarters`]; none where many90.cu isn't for it.
     pub(super) fn product_in_parts(&self, x: &CudaMatrix, w: &CudaWeight) -> Option<usize> {
         let [part] = &w.parts[..] else { return None };
         let parts = self.parts(part);
