@@ -49,6 +49,19 @@ def test_the_thought_is_a_block_of_its_own(client):
     assert answer.content[0].thinking and answer.content[1].text
 
 
+def test_the_prompt_is_counted_as_it_is_read(client):
+    counted = client.messages.count_tokens(model="demo", system="Be concise.", messages=QUESTION)
+    answer = client.messages.create(model="demo", max_tokens=1, system="Be concise.", messages=QUESTION)
+    assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
+
+
+def test_turns_of_the_user_that_follow_each_other_are_one(client):
+    parts = [{"role": "user", "content": "The patient is 64."}, {"role": "user", "content": "Is that old?"}]
+    whole = [{"role": "user", "content": "The patient is 64.\n\nIs that old?"}]
+    said = [client.messages.create(model="demo", max_tokens=20, extra_body=GREEDY, messages=turns).content[0].text for turns in (parts, whole)]
+    assert said[0] == said[1]
+
+
 def test_ends_are_told(client):
     cut = client.messages.create(model="demo", max_tokens=2, extra_body=GREEDY, messages=QUESTION)
     assert cut.stop_reason == "max_tokens" and cut.usage.output_tokens == 2

@@ -74,6 +74,7 @@ RIGHT = [
         ],
         "tools": [{"type": "custom", "name": "find", "description": "Finds.", "input_schema": SCHEMA}], "tool_choice": {"type": "tool", "name": "find"},
     }),
+    ("/v1/messages/count_tokens", {"model": "demo", "system": "Be brief.", "messages": [ASKED, ASKED], "thinking": {"type": "enabled"}}),
     ("/v1/messages", {"max_tokens": 2, "system": "Be brief.", "messages": [ASKED], "output_format": {"type": "json_schema", "schema": SCHEMA}}),
     ("/v1/messages", {"max_tokens": 2, "messages": [ASKED], "output_config": {"format": {"type": "text", "schema": {}}}, "thinking": {"type": "disabled"}}),
     ("/api/chat", {

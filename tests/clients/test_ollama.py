@@ -30,6 +30,13 @@ def test_a_stream_is_the_answer_in_pieces(client):
     assert len(pieces) > 5 and pieces[-1].done and not pieces[0].done
 
 
+def test_times_are_told_and_a_model_is_loaded_by_asking_nothing(client):
+    answer = client.chat(model="demo", messages=QUESTION, options=GREEDY)
+    assert answer.total_duration >= answer.prompt_eval_duration + answer.eval_duration > 0
+    assert client.generate(model="demo").done_reason == client.chat(model="demo").done_reason == "load"
+    assert client.generate(model="demo", keep_alive=0).done_reason == "unload"
+
+
 def test_thinking_and_forms(client):
     answer = client.chat(model="demo", messages=[{"role": "user", "content": "Report this X-ray."}], think=True, options=GREEDY)
     assert answer.message.thinking and answer.message.content

@@ -43,7 +43,8 @@ export const key = {
   set: (value: string): void => sessionStorage.setItem(KEY, value),
 };
 
-async function call(path: string, init: RequestInit = {}): Promise<Response> {
+/** Asks the page's server; throws words for the reader. */
+export async function call(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (key.get() !== "") headers.set("Authorization", `Bearer ${key.get()}`);
   let response: Response;
@@ -111,6 +112,7 @@ function describe(raw: Record<string, unknown>): ModelInfo {
     id: String(raw["id"]),
     images: can("vision", "images", "image"),
     thinks: can("thinking", "reasoning", "think"),
+    keeps: can("sessions") === true,
     context: typeof context === "number" ? context : null,
     raw,
   };
@@ -154,7 +156,7 @@ export async function* chat(ask: Ask, signal: AbortSignal): AsyncGenerator<Delta
 }
 
 interface Chunk {
-  choices?: { delta?: { content?: string | null; reasoning_content?: string | null }; finish_reason?: string | null }[];
+  choices?: { delta?: { content?: string | null; reasoning_content?: string | null }; finish_reason?: string | null; finish_detail?: string | null }[];
   usage?: { completion_tokens?: number } | null;
 }
 
@@ -171,7 +173,7 @@ function read(data: string): Delta[] {
   for (const choice of chunk.choices ?? []) {
     if (choice.delta?.reasoning_content) deltas.push({ kind: "thought", text: choice.delta.reasoning_content });
     if (choice.delta?.content) deltas.push({ kind: "text", text: choice.delta.content });
-    if (choice.finish_reason) deltas.push({ kind: "finish", finish: choice.finish_reason });
+    if (choice.finish_reason) deltas.push({ kind: "finish", finish: choice.finish_detail ?? choice.finish_reason });
   }
   if (chunk.usage?.completion_tokens !== undefined) {
     deltas.push({ kind: "usage", tokens: chunk.usage.completion_tokens });

@@ -69,7 +69,7 @@ export function Workbench(): VNode {
           </p>
         </footer>
       </div>
-      {shown === "safety" && <Safety onClose={() => setShown(null)} />}
+      {shown === "safety" && <Safety onServer={app.onServer} onClose={() => setShown(null)} />}
       {shown === "model" && <ModelCard app={app} onClose={() => setShown(null)} />}
       {shown === "settings" && <SettingsDialog app={app} onClose={() => setShown(null)} />}
       {looking !== null && <Viewer {...looking} onClose={() => setLooking(null)} />}

@@ -32,6 +32,10 @@ export function ending(turn: ModelTurn): string {
   switch (turn.finish) {
     case "length":
       return "Cut off: the limit of tokens was reached.";
+    case "thought":
+      return "The thought took all tokens that there were; there is no answer.";
+    case "time":
+      return "Cut off: the server's time for an answer was up.";
     case "stopped":
       return "Stopped by you.";
     case "error":

@@ -17,6 +17,10 @@ export interface App {
   needsKey: boolean;
   /** The turn that is being written, or null. */
   writing: string | null;
+  /** Whether the server keeps conversations. */
+  onServer: boolean;
+  /** Why the last conversation couldn't be kept, or null. */
+  unkept: string | null;
 }
 
 const SETTINGS = "medgemma.settings";
@@ -30,6 +34,8 @@ let app: App = {
   trouble: null,
   needsKey: false,
   writing: null,
+  onServer: false,
+  unkept: null,
 };
 let abort: AbortController | null = null;
 
@@ -75,6 +81,8 @@ export async function start(): Promise<void> {
     }
   });
   set({ sessions: (await store.sessions()).map(brokenOff) });
+  // What was changed on another machine meanwhile.
+  window.addEventListener("focus", () => void (app.onServer && refresh()));
   await connect();
 }
 
@@ -106,12 +114,18 @@ function brokenOff(session: Session): Session {
 async function refresh(): Promise<void> {
   if (!app.settings.keep) return;
   const left = new Set<string>();
-  // Which one is being written is asked when they have been read: an answer may have begun since.
-  const stored = await store.sessions((session) => {
-    const takes = session.id !== writingIn() && !unfinished(session);
-    if (!takes) left.add(session.id);
-    return takes;
-  });
+  let stored: Session[];
+  try {
+    // Which one is being written is asked when they have been read: an answer may have begun since.
+    stored = await store.sessions((session) => {
+      const takes = session.id !== writingIn() && !unfinished(session);
+      if (!takes) left.add(session.id);
+      return takes;
+    });
+  } catch {
+    // The server can't be asked now; what is shown stays.
+    return;
+  }
   const writing = writingIn();
   const mine = app.sessions.filter(({ id }) => id === writing || left.has(id) || !store.known(id));
   const others = stored.filter(({ id }) => !mine.some((one) => one.id === id));
@@ -125,7 +139,15 @@ async function refresh(): Promise<void> {
 async function keep(id: string): Promise<string> {
   const session = app.sessions.find((one) => one.id === id);
   if (session === undefined) return id;
-  const kept = await store.save(session);
+  let kept: string | null;
+  try {
+    kept = await store.save(session);
+    set({ unkept: null });
+  } catch (error) {
+    // It goes on in memory, and is tried again with the next turn.
+    set({ unkept: words(error) });
+    return id;
+  }
   if (kept === id) return id;
   if (kept === null) {
     // Another tab has deleted it.
@@ -148,6 +170,11 @@ export async function connect(): Promise<void> {
     const models = await api.models();
     const model = models.some(({ id }) => id === app.model) ? app.model : (models[0]?.id ?? "");
     set({ models, model, trouble: models.length > 0 ? null : "The server serves no model.", needsKey: false });
+    if (models.some(({ keeps }) => keeps) && !app.onServer) {
+      store.useServer();
+      set({ onServer: true });
+      await refresh();
+    }
   } catch (error) {
     if (error instanceof api.ApiError && error.status === 401) {
       set({ needsKey: true });
@@ -195,8 +222,13 @@ export function openSession(session: Session): void {
 
 export async function deleteSession(session: Session): Promise<void> {
   if (session.id === app.current.id) stop();
-  // It goes from the list when it has gone from the browser, not before.
-  await store.remove(session);
+  // It goes from the list when it has gone from where it was kept, not before.
+  try {
+    await store.remove(session);
+  } catch (error) {
+    set({ unkept: words(error) });
+    return;
+  }
   set({
     current: session.id === app.current.id ? blank() : app.current,
     sessions: app.sessions.filter(({ id }) => id !== session.id),
@@ -205,7 +237,12 @@ export async function deleteSession(session: Session): Promise<void> {
 
 export async function deleteAll(): Promise<void> {
   stop();
-  await store.removeAll(app.sessions);
+  try {
+    await store.removeAll(app.sessions);
+  } catch (error) {
+    set({ unkept: words(error) });
+    return;
+  }
   set({ current: blank(), sessions: [] });
 }
 
@@ -292,7 +329,7 @@ async function toMessages(turns: Turn[], system: string): Promise<api.Message[]>
     const parts: api.Part[] = [];
     for (const picture of turn.pictures) {
       const blob = await store.picture(picture.id);
-      if (blob === null) throw new Error(`${picture.name} is no longer in this browser; edit the question and add it again.`);
+      if (blob === null) throw new Error(`${picture.name} is no longer kept; edit the question and add it again.`);
       parts.push({ type: "image_url", image_url: { url: await forModel(picture, blob) } });
     }
     const text = turn.locate ? askForBoxes(turn.text) : turn.text;

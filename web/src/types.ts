@@ -35,7 +35,7 @@ export interface ModelTurn {
 
 export type Turn = UserTurn | ModelTurn;
 
-/** OpenAI's finish reasons, and what this page adds: stopped by the reader, broken off by an error. */
+/** OpenAI's finish reasons, the server's more exact ones, and what this page adds: stopped by the reader, broken off by an error. */
 export type Finish = "stop" | "length" | "content_filter" | "stopped" | "error" | (string & {});
 
 export interface Session {
@@ -47,6 +47,11 @@ export interface Session {
   system: string;
   /** Changes each time it is kept: tells a tab that another one has changed it. */
   version?: string;
+}
+
+/** The pictures that a conversation shows. */
+export function pictureIds(session: Session): string[] {
+  return session.turns.flatMap((turn) => (turn.role === "user" ? turn.pictures.map(({ id }) => id) : []));
 }
 
 /** How answers are asked for; the same for all conversations of this browser. */
@@ -63,6 +68,8 @@ export interface ModelInfo {
   id: string;
   images: boolean | null;
   thinks: boolean | null;
+  /** Whether the server keeps conversations. */
+  keeps: boolean;
   context: number | null;
   /** Everything the server says, to show in the model card. */
   raw: Record<string, unknown>;

@@ -1,6 +1,8 @@
 import { expect, test, type Page } from "@playwright/test";
-import { spawn } from "node:child_process";
-import { readFile } from "node:fs/promises";
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 const IMAGES = new URL("../../demo-model/heldout/images/", import.meta.url).pathname;
@@ -29,6 +31,17 @@ async function drop(page: Page, name: string): Promise<void> {
   );
   for (const type of ["dragenter", "dragover", "drop"]) await page.dispatchEvent("body", type, { dataTransfer: data });
   await expect(page.getByLabel("Images to send, in this order").getByRole("listitem")).toHaveCount(1);
+}
+
+/** A server of its own, and its address once it is ready. */
+async function serve(...options: string[]): Promise<{ server: ChildProcess; url: string }> {
+  const server = spawn(process.env.MEDGEMMA ?? "../target/release/medgemma", ["serve", "demo", "--port", "0", ...options], { stdio: ["ignore", "ignore", "pipe"] });
+  let url = "";
+  for await (const line of createInterface(server.stderr!)) {
+    url ||= /http:\/\/[\d.]+:\d+/.exec(line)?.[0] ?? "";
+    if (line.startsWith("Ready")) break;
+  }
+  return { server, url };
 }
 
 async function ask(page: Page, text: string): Promise<void> {
@@ -72,13 +85,8 @@ test("a dropped image is seen, its finding boxed, asked about again and exported
 
 test("stop ends an answer, on the server too", async ({ page }) => {
   // A server of its own, which stands still while Stop is pressed: the demo model would have written everything before.
-  const server = spawn(process.env.MEDGEMMA ?? "../target/release/medgemma", ["serve", "demo", "--port", "0"]);
+  const { server, url } = await serve();
   try {
-    let url = "";
-    for await (const line of createInterface(server.stderr)) {
-      url ||= /http:\/\/[\d.]+:\d+/.exec(line)?.[0] ?? "";
-      if (line.startsWith("Ready")) break;
-    }
     const cancelled = async (): Promise<string> => {
       const metrics = await (await page.request.get(`${url}/metrics`)).text();
       return /^medgemma_requests_ended_total\{reason="cancelled"\} (\d+)/m.exec(metrics)?.[1] ?? "0";
@@ -105,4 +113,50 @@ test("stop ends an answer, on the server too", async ({ page }) => {
     server.kill("SIGCONT");
     server.kill("SIGKILL");
   }
+});
+
+test("conversations are kept on the server where it was told to, for every browser of their owner", async ({ page, browser }) => {
+  const folder = await mkdtemp(join(tmpdir(), "medgemma-"));
+  const { server, url } = await serve("--sessions", join(folder, "sessions.db"));
+  try {
+    await page.goto(url);
+    await expect(page.getByText("On the server, as its operator has set up")).toBeVisible();
+    await drop(page, "cxr-000.png");
+    await ask(page, "Describe this X-ray.");
+    await expect(page.getByRole("button", { name: "Retry" })).toBeVisible();
+    const said = await answer(page).textContent();
+
+    // Another browser, which has nothing of it.
+    const other = await (await browser.newContext()).newPage();
+    await other.goto(url);
+    await other.getByRole("navigation").getByTitle("Describe this X-ray.").click();
+    await expect(answer(other)).toHaveText(said!);
+    const picture = other.getByLabel(/Open cxr-000/).locator("img");
+    await expect.poll(() => picture.evaluate((img: HTMLImageElement) => img.naturalWidth)).toBeGreaterThan(0);
+    await other.screenshot({ path: "screenshots/server-kept.png" });
+    await ask(other, "What is the hallmark sign of it?");
+    await expect(other.getByLabel("Answer of the model")).toHaveCount(2);
+    await expect(other.getByRole("button", { name: "Retry" })).toHaveCount(2);
+
+    // The first one goes on from what it has seen: neither loses anything.
+    await ask(page, "Is the heart large?");
+    await expect(page.getByRole("button", { name: "Retry" })).toHaveCount(2);
+    await expect(page.getByRole("navigation").getByRole("listitem")).toHaveCount(2);
+    await page.evaluate(() => window.dispatchEvent(new Event("focus")));
+    await expect(page.getByRole("navigation").getByRole("listitem")).toHaveCount(2);
+
+    await page.getByRole("button", { name: "Delete all" }).click();
+    await page.getByRole("button", { name: "Delete 2" }).click();
+    await expect(page.getByRole("navigation").getByRole("listitem")).toHaveCount(0);
+    await other.evaluate(() => window.dispatchEvent(new Event("focus")));
+    await expect(other.getByRole("navigation").getByRole("listitem")).toHaveCount(0);
+    await other.context().close();
+    const kept = await (await page.request.get(`${url}/v1/sessions`)).json();
+    expect(kept.data).toEqual([]);
+  } finally {
+    server.kill("SIGKILL");
+    await rm(folder, { recursive: true, force: true });
+  }
+  // The browser says in its console that a save was refused, as another one had come before it.
+  problems.splice(0, problems.length, ...problems.filter((problem) => !problem.includes("status of 409")));
 });

@@ -323,6 +323,59 @@ for (const scheme of ["light", "dark"] as const) {
   });
 }
 
+test("a conversation is had by keyboard alone", async ({ page }) => {
+  const focused = page.locator(":focus");
+  const tabTo = async (name: string | RegExp): Promise<void> => {
+    for (let presses = 0; presses < 40; presses += 1) {
+      await page.keyboard.press("Tab");
+      // After the last element the page's turn is over, and nothing in it has the focus.
+      const label = await page.evaluate(() => {
+        const { activeElement, body } = document;
+        return activeElement === null || activeElement === body ? "" : (activeElement.getAttribute("aria-label") ?? activeElement.textContent ?? "");
+      });
+      if (typeof name === "string" ? label === name : name.test(label)) return;
+    }
+    throw new Error(`no ${name} is reached`);
+  };
+  await page.keyboard.press("Tab");
+  await expect(focused).toHaveText("Skip to the question");
+  await page.keyboard.press("Enter");
+  await page.getByLabel("Your question", { exact: true }).focus();
+  await page.keyboard.type("slow please");
+  await page.keyboard.press("Shift+Enter");
+  await page.keyboard.type("and two lines");
+  await page.keyboard.press("Enter");
+  await expect(page.getByLabel("Answer of the model")).toContainText("word");
+  await page.keyboard.press("Escape");
+  await expect(page.getByText("Stopped by you.")).toBeVisible();
+  expect((await lastRequest(page)).messages[0].content).toBe("slow please\nand two lines");
+  await page.keyboard.press("Control+Shift+O");
+  await expect(page.getByRole("heading", { name: "New conversation" })).toBeVisible();
+  await tabTo(/^slow please/);
+  await page.keyboard.press("Enter");
+  await expect(page.getByText("Stopped by you.")).toBeVisible();
+  await tabTo("Settings");
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("dialog")).toBeVisible();
+  await page.keyboard.press("Escape");
+  await expect(page.getByRole("dialog")).toHaveCount(0);
+  await expect(focused).toHaveAttribute("aria-label", "Settings");
+});
+
+test("paper shows the conversation and the notice, and nothing to press", async ({ page }) => {
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await page.emulateMedia({ media: "print" });
+  await expect(page.locator(".print-only")).toContainText("Not a medical device");
+  await expect(page.getByRole("heading", { name: "Findings" })).toBeVisible();
+  await expect(page.getByRole("navigation")).toBeHidden();
+  for (const button of await page.getByRole("button").all()) await expect(button).toBeHidden();
+  const pdf = await page.pdf({ format: "A4" });
+  expect(pdf.subarray(0, 5).toString()).toBe("%PDF-");
+  expect(pdf.toString("latin1").match(/\/Type \/Page\b/g)).toHaveLength(1);
+  await page.emulateMedia({ media: "screen" });
+});
+
 test("a narrow screen: nothing sticks out, the list opens and closes", async ({ page }) => {
   await page.setViewportSize({ width: 390, height: 780 });
   await page.screenshot({ path: "screenshots/welcome-narrow.png" });

@@ -21,6 +21,9 @@ pub struct Config {
     pub origins: Vec<Origin>,
     /// The audit log's file: made if it isn't there. None is kept when `None`. With keys, each must have a name.
     pub audit: Option<PathBuf>,
+    /// The file that the workbench's conversations are kept in, each key's apart: made if it isn't there. They stay in
+    /// browsers when `None`. With keys, each must have a name.
+    pub sessions: Option<PathBuf>,
     /// The model's name in the API.
     pub model: String,
     /// Whether the model was trained to think before it answers; `None` when that isn't known.
@@ -29,7 +32,7 @@ pub struct Config {
     pub in_flight: usize,
     /// Bytes of a request's body.
     pub body: usize,
-    /// Pixels of a picture.
+    /// Pixels of a picture; all of a request may have four times as many together.
     pub pixels: u64,
     /// Pictures of a request.
     pub images: usize,
@@ -44,6 +47,8 @@ pub struct Config {
     pub max_tokens: usize,
     /// How long a request's headers may take to come, and how long a connection may ask nothing.
     pub headers: Duration,
+    /// How long a client may read nothing of what it is sent.
+    pub reading: Duration,
     /// How long a request may take, waiting included.
     pub time: Duration,
     /// How long running requests may go on when the server is told to end.
@@ -59,6 +64,7 @@ impl Config {
             tls: None,
             origins: Vec::new(),
             audit: None,
+            sessions: None,
             model: model.into(),
             thinks: None,
             in_flight: 80,
@@ -70,6 +76,7 @@ impl Config {
             image_time: Duration::from_secs(20),
             max_tokens: 8192,
             headers: Duration::from_secs(30),
+            reading: Duration::from_secs(60),
             time: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
         }

@@ -65,7 +65,7 @@ pub(crate) fn allow(origin: &Origin, response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.0.clone());
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-    let read = HeaderValue::from_static("retry-after, x-medgemma-ignored");
+    let read = HeaderValue::from_static("retry-after, x-medgemma-ignored, x-medgemma-warning");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, read);
 }
 

@@ -163,6 +163,16 @@ fn summary(schema: &Value) -> String {
 /// A schema's words, and its fields where it has any.
 fn fields(schema: &Value, out: &mut String) {
     let _ = write!(out, "<p>{}</p>", words(schema, "description"));
+    if let Some(parts) = schema["allOf"].as_array() {
+        // What another schema says is shown there.
+        for part in parts {
+            match part["$ref"].is_string() {
+                true => drop(write!(out, "<p>All of {}, and:</p>", summary(part))),
+                false => fields(part, out),
+            }
+        }
+        return;
+    }
     let Some(map) = schema["properties"].as_object() else {
         let _ = write!(out, "<p>{}</p>", summary(schema));
         return;

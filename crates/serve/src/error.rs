@@ -41,6 +41,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Conversations can't be kept.
+    #[error("the file of conversations {}: {problem}", path.display())]
+    Sessions {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The authorities of hosts of pictures can't be used.
     #[error("authorities of hosts of pictures: {}: {problem}", path.display())]
     ImageRoots {

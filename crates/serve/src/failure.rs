@@ -95,6 +95,16 @@ impl Failure {
         json!({"error": self.message})
     }
 
+    /// The response in the shape of the API that a path is of.
+    pub(crate) fn of(&self, path: &str) -> Response {
+        let under = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        match () {
+            () if under("/v1/messages") => self.with(&self.anthropic()),
+            () if under("/api") => self.with(&self.ollama()),
+            () => self.with(&self.body()),
+        }
+    }
+
     /// The response with another body.
     pub(crate) fn with(&self, body: &Value) -> Response {
         let mut response = answer(self.status, body);

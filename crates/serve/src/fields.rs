@@ -1,42 +1,63 @@
 //! The fields of a request's object: each is read by name, and what nobody read is told.
 
+use crate::body::{Share, check_values};
 use crate::failure::Failure;
 use serde_json::{Map, Value};
-use std::cell::RefCell;
 use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The fields of an object. Errors name a field and never repeat its value.
+/// Most fields that are told to be ignored, and the most bytes of one's path.
+const TOLD: usize = 20;
+const LONGEST: usize = 64;
+
+/// The fields of an object, and of the objects in it that are read as such. Errors name a field and never repeat its
+/// value.
 pub(crate) struct Fields {
     map: Map<String, Value>,
     path: String,
-    read: RefCell<Vec<String>>,
+    seen: Arc<Mutex<Seen>>,
+    /// The room that the body takes.
+    _share: Share,
+}
+
+/// The fields of all objects by their paths: those that there are, and those that were read.
+#[derive(Default)]
+struct Seen {
+    there: Vec<String>,
+    read: Vec<String>,
 }
 
 impl Fields {
-    /// The object in a body.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, Failure> {
+    /// The object in a body, which takes a share of the room.
+    pub(crate) fn parse(body: &[u8], share: Share) -> Result<Self, Failure> {
         let wrong = |error: serde_json::Error| {
             Failure::bad(format!("the body isn't JSON: line {}, column {}", error.line(), error.column()))
         };
+        check_values(body)?;
         match serde_json::from_slice(body).map_err(wrong)? {
-            Value::Object(map) => Ok(Self { map, path: String::new(), read: RefCell::default() }),
+            Value::Object(map) => Ok(Self::new(map, String::new(), Arc::default(), share)),
             _ => Err(Failure::bad("the body must be a JSON object")),
         }
     }
 
+    fn new(map: Map<String, Value>, path: String, seen: Arc<Mutex<Seen>>, share: Share) -> Self {
+        lock(&seen).there.extend(map.keys().map(|name| format!("{path}{name}")));
+        Self { map, path, seen, _share: share }
+    }
+
     /// The object in a field; an empty one where there is none.
     pub(crate) fn object(&self, name: &str) -> Result<Self, Failure> {
-        let path = format!("{}{name}.", self.path);
-        match self.get(name) {
-            None => Ok(Self { map: Map::new(), path, read: RefCell::default() }),
-            Some(Value::Object(map)) => Ok(Self { map: map.clone(), path, read: RefCell::default() }),
-            Some(_) => Err(self.wrong(name, "it must be an object")),
-        }
+        let map = match self.get(name) {
+            None => Map::new(),
+            Some(Value::Object(map)) => map.clone(),
+            Some(_) => return Err(self.wrong(name, "it must be an object")),
+        };
+        Ok(Self::new(map, format!("{}{name}.", self.path), Arc::clone(&self.seen), None))
     }
 
     /// A field's value; null is none.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
-        self.read.borrow_mut().push(name.to_owned());
+        lock(&self.seen).read.push(format!("{}{name}", self.path));
         self.map.get(name).filter(|value| !value.is_null())
     }
 
@@ -50,8 +71,14 @@ impl Fields {
         self.get(name).map(|value| within(value, range).ok_or_else(problem)).transpose()
     }
 
+    /// An integer, which may be written as 2.0.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Failure> {
-        let read = |value: &Value| value.as_i64().ok_or_else(|| self.wrong(name, "it must be an integer"));
+        // Above 2^53 such a number may be a neighbour of what was meant.
+        let whole = |number: &f64| number.fract() == 0.0 && number.abs() < 9e15;
+        let read = |value: &Value| {
+            let number = value.as_i64().or_else(|| value.as_f64().filter(whole).map(|number| number as i64));
+            number.ok_or_else(|| self.wrong(name, "it must be an integer"))
+        };
         self.get(name).map(read).transpose()
     }
 
@@ -101,12 +128,37 @@ impl Fields {
         if says_nothing { Ok(()) } else { Err(self.wrong(name, why).code("unsupported_parameter")) }
     }
 
-    /// Names of the fields that nobody read, as a header can hold them.
+    /// Paths of the fields that nobody read, as a header can hold them: what is no plain name in percents.
     pub(crate) fn ignored(&self) -> Vec<String> {
-        let read = self.read.borrow();
-        let plain = |name: &&String| name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        self.map.keys().filter(|name| !read.contains(name)).filter(plain).take(20).cloned().collect()
+        let seen = lock(&self.seen);
+        let mut told = Vec::new();
+        for path in &seen.there {
+            let name = plain(path);
+            if !seen.read.contains(path) && !told.contains(&name) {
+                told.push(name);
+            }
+            if told.len() == TOLD {
+                break;
+            }
+        }
+        told
     }
+}
+
+/// A path in letters that a header can hold, and no more of them than it should.
+fn plain(path: &str) -> String {
+    let mut name = String::new();
+    for byte in path.bytes().take(LONGEST) {
+        match byte.is_ascii_alphanumeric() || b"_-.".contains(&byte) {
+            true => name.push(char::from(byte)),
+            false => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    name
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A number in a range. It is compared as it was written: rounded to 32 bits it could come to lie within.
@@ -121,6 +173,32 @@ pub(crate) fn within(value: &Value, range: &RangeInclusive<f32>) -> Option<f32> 
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn fields(value: &Value) -> Fields {
+        Fields::parse(value.to_string().as_bytes(), None).unwrap()
+    }
+
+    #[test]
+    fn what_nobody_read_is_told_wherever_it_stands() {
+        let value = json!({"a": 1, "x-y": 2, "größe": 3, "options": {"num_ctx": 4, "seed": 5, "deep": {"z": 6}}});
+        let all = fields(&value);
+        all.get("a");
+        assert_eq!(all.ignored(), ["x-y", "gr%C3%B6%C3%9Fe", "options"]);
+        let options = all.object("options").unwrap();
+        assert_eq!(options.integer("seed").unwrap(), Some(5));
+        assert_eq!(all.ignored(), ["x-y", "gr%C3%B6%C3%9Fe", "options.num_ctx", "options.deep"]);
+        let many: Map<String, Value> = (0..100).map(|at| (format!("f{at}"), json!(0))).collect();
+        assert_eq!(fields(&Value::Object(many)).ignored().len(), TOLD);
+    }
+
+    #[test]
+    fn integers_may_be_written_as_floats() {
+        let all = fields(&json!({"a": 2.0, "b": 2.5, "c": 1e18, "d": "2", "e": -1}));
+        assert_eq!((all.integer("a").unwrap(), all.integer("e").unwrap()), (Some(2), Some(-1)));
+        for name in ["b", "c", "d"] {
+            assert!(all.integer(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn numbers_are_compared_as_they_are_written() {

@@ -8,7 +8,7 @@ use crate::server::Shared;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use std::sync::Arc;
 
 /// Whose request it is.
@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub(crate) struct Owner {
     /// Tells users apart where there are keys.
     pub(crate) id: u64,
+    /// What the file of keys calls the key.
+    pub(crate) name: Option<Arc<str>>,
     /// The request's row in the audit log, where there is one.
     pub(crate) entry: Option<Entry>,
 }
@@ -45,11 +47,7 @@ pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Reques
             if let Some(audit) = &shared.audit {
                 audit.stranger(&route, failure.status.as_u16());
             }
-            match request.uri().path() {
-                "/v1/messages" => failure.with(&failure.anthropic()),
-                path if path.starts_with("/api/") => failure.with(&failure.ollama()),
-                _ => failure.into_response(),
-            }
+            failure.of(request.uri().path())
         }
     };
     if let Some(origin) = &origin {
@@ -61,14 +59,13 @@ pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Reques
 
 /// Begins the row of a request that brings something, if there is an audit log.
 fn enter(shared: &Shared, request: &Request, route: &str, holder: Option<Holder>) -> Result<Owner, Failure> {
-    let id = holder.as_ref().map_or(0, |holder| holder.id);
+    let (id, name) = holder.map_or((0, None), |holder| (holder.id, holder.name));
+    let brings = matches!(*request.method(), Method::POST | Method::PUT | Method::DELETE);
     let entry = match &shared.audit {
-        Some(audit) if request.method() == Method::POST => {
-            Some(audit.admitted(route, holder.and_then(|holder| holder.name))?)
-        }
+        Some(audit) if brings => Some(audit.admitted(route, name.clone())?),
         _ => None,
     };
-    Ok(Owner { id, entry })
+    Ok(Owner { id, name, entry })
 }
 
 /// Whose key lets a request in; nobody's where none is needed.
@@ -82,26 +79,36 @@ fn admit(shared: &Shared, request: &Request) -> Result<Option<Holder>, Failure> 
     }
     if let Some(from) = headers.get(header::ORIGIN) {
         let from = from.to_str().unwrap_or_default();
-        let same = from.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
+        // A proxy in front may be what speaks TLS.
+        let scheme = |scheme: &str| {
+            scheme.eq_ignore_ascii_case("https") || (shared.config.tls.is_none() && scheme.eq_ignore_ascii_case("http"))
+        };
+        let same = from.split_once("://").is_some_and(|(kind, from)| scheme(kind) && from.eq_ignore_ascii_case(host));
         if !same && cors::origin(&shared.config.origins, headers).is_none() {
             return Err(Failure::forbidden("requests from other origins aren't allowed"));
         }
     }
     let path = request.uri().path();
-    let open = matches!(path, "/health" | "/" | "/docs" | "/openapi.json")
-        || (path.starts_with("/assets/") && request.method() == Method::GET);
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let open = reads && (matches!(path, "/health" | "/" | "/docs" | "/openapi.json") || path.starts_with("/assets/"));
     match &shared.config.keys {
         None => Ok(None),
         Some(_) if open => Ok(None),
-        Some(keys) => key(headers).and_then(|key| keys.holder(key)).map(Some).ok_or_else(Failure::unauthorized),
+        Some(keys) => given(headers)
+            .into_iter()
+            .flatten()
+            .find_map(|key| keys.holder(key))
+            .map(Some)
+            .ok_or_else(Failure::unauthorized),
     }
 }
 
-fn key(headers: &HeaderMap) -> Option<&str> {
+/// The keys that a request brings: OpenAI's way, and Anthropic's.
+fn given(headers: &HeaderMap) -> [Option<&str>; 2] {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text(header::AUTHORIZATION).and_then(|value| value.split_once(' '));
     let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim());
-    bearer.or_else(|| text(header::HeaderName::from_static("x-api-key")))
+    [bearer, text(header::HeaderName::from_static("x-api-key"))]
 }
 
 /// Whether a Host header names this machine's loopback address.

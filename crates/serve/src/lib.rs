@@ -2,14 +2,16 @@
 //!
 //! One thread owns the model and computes all requests together; handlers prepare requests and turn what comes back
 //! into each API's words. Nothing of a prompt or an answer is logged, kept on disk or put into an error or a metric;
-//! the audit log holds digests.
+//! the audit log holds digests. Only the workbench's conversations are kept, where the operator turns that on.
 
 mod api;
 mod assets;
 mod audit;
+mod body;
 mod config;
 mod connections;
 mod cors;
+mod database;
 mod docs;
 mod error;
 mod failure;
@@ -26,6 +28,7 @@ mod openapi;
 mod outcome;
 mod routes;
 mod server;
+mod sessions;
 mod stream;
 mod tls;
 mod tools;

@@ -41,6 +41,8 @@ impl Histogram {
 #[derive(Default)]
 struct Counted {
     occupancy: Occupancy,
+    /// Requests that the engine hasn't taken yet.
+    sent: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
     new_tokens: u64,
@@ -63,6 +65,17 @@ impl Metrics {
 
     pub(crate) fn occupancy(&self, occupancy: Occupancy) {
         self.counted().occupancy = occupancy;
+    }
+
+    /// A request is on its way to the engine.
+    pub(crate) fn sent(&self) {
+        self.counted().sent += 1;
+    }
+
+    /// The engine has taken one.
+    pub(crate) fn taken(&self) {
+        let mut counted = self.counted();
+        counted.sent = counted.sent.saturating_sub(1);
     }
 
     pub(crate) fn prompt(&self, tokens: usize, cached: usize) {
@@ -99,8 +112,8 @@ impl Metrics {
         self.counted().audit_failures += 1;
     }
 
-    /// Everything, in Prometheus' text format.
-    pub(crate) fn text(&self) -> String {
+    /// Everything, in Prometheus' text format; `in_flight` requests have a place.
+    pub(crate) fn text(&self, in_flight: usize) -> String {
         let counted = self.counted();
         let mut out = String::new();
         let mut one = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
@@ -114,7 +127,9 @@ impl Metrics {
         let pools = |(global, local): (usize, usize)| {
             [("{pool=\"global\"}".to_owned(), global as u64), ("{pool=\"local\"}".to_owned(), local as u64)]
         };
-        one("requests_waiting", "gauge", "Requests in the queue.", &plain(o.waiting as u64));
+        let help = "Requests that have a place: those being prepared, waiting, running, or read by their clients.";
+        one("requests_in_flight", "gauge", help, &plain(in_flight as u64));
+        one("requests_waiting", "gauge", "Requests in the queue.", &plain(o.waiting as u64 + counted.sent));
         one("requests_running", "gauge", "Requests that are computed together.", &plain(o.running as u64));
         one("sequences_kept", "gauge", "Finished sequences kept for prompts that begin so.", &plain(o.kept as u64));
         one("kv_blocks_held", "gauge", "KV blocks that running requests hold.", &pools(o.held_blocks));
@@ -131,7 +146,11 @@ impl Metrics {
         one("http_responses_total", "counter", "HTTP responses, by status.", &responses);
         let failures = plain(counted.audit_failures);
         one("audit_failures_total", "counter", "Times that the audit log couldn't be written.", &failures);
-        counted.first.write("medgemma_time_to_first_token_seconds", "From the queue to the first token.", &mut out);
+        counted.first.write(
+            "medgemma_time_to_first_token_seconds",
+            "From a request to its first token, pictures and waiting included.",
+            &mut out,
+        );
         counted.between.write("medgemma_time_between_tokens_seconds", "From a token to the next.", &mut out);
         counted.steps.write("medgemma_step_seconds", "One step of the engine.", &mut out);
         out
@@ -148,9 +167,10 @@ mod tests {
         metrics.first_token(Duration::from_millis(7));
         metrics.first_token(Duration::from_secs(1000));
         metrics.ended("stop");
-        let text = metrics.text();
+        let text = metrics.text(3);
         assert!(text.contains("medgemma_time_to_first_token_seconds_bucket{le=\"0.01\"} 1\n"));
         assert!(text.contains("medgemma_time_to_first_token_seconds_bucket{le=\"+Inf\"} 2\n"));
+        assert!(text.contains("medgemma_requests_in_flight 3\n"));
         assert!(text.contains("medgemma_requests_ended_total{reason=\"stop\"} 1\n"));
     }
 }

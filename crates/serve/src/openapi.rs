@@ -4,12 +4,13 @@
 use serde_json::{Map, Value, json};
 
 /// Each API's paths and schemas.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     include_str!("openapi/chat.json"),
     include_str!("openapi/completions.json"),
     include_str!("openapi/responses.json"),
     include_str!("openapi/anthropic.json"),
     include_str!("openapi/ollama.json"),
+    include_str!("openapi/sessions.json"),
     include_str!("openapi/other.json"),
 ];
 
@@ -58,7 +59,7 @@ pub(crate) fn document(model: &str) -> Value {
         "servers": [{"url": "/"}],
         "security": [{}, {"bearer": []}, {"key": []}],
         "tags": [
-            {"name": "OpenAI"}, {"name": "Anthropic"}, {"name": "Ollama"}, {"name": "Tokens"}, {"name": "Server"},
+            {"name": "OpenAI"}, {"name": "Anthropic"}, {"name": "Ollama"}, {"name": "Workbench"}, {"name": "Tokens"}, {"name": "Server"},
         ],
         "paths": paths,
         "components": {

@@ -2,8 +2,8 @@
 
 use crate::failure::Failure;
 use crate::worker::Reply;
-use medgemma_engine::Finish;
 use medgemma_engine::pipeline::{PromptToken, Said, SpokenToken};
+use medgemma_engine::{Finish, Timings};
 
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(crate) struct Outcome {
     pub(crate) new_tokens: usize,
     /// Of these, tokens of the thought.
     pub(crate) thought_tokens: usize,
+    /// How long it took; zeros where the time was up.
+    pub(crate) timings: Timings,
     pub(crate) end: Option<End>,
     pub(crate) stop: Option<String>,
     /// The token that ended the text, which no text shows.
@@ -88,6 +90,7 @@ impl Outcome {
                 piece = Piece { thought, answer, token, ..Piece::default() };
             }
             Reply::Said(Said::Ended(ending)) => {
+                self.timings = ending.timings;
                 self.new_tokens = ending.timings.generated_tokens;
                 piece.end = Some(match ending.finish {
                     Finish::Stop | Finish::Cancelled if ending.stop.is_some() => End::StopString,

@@ -2,8 +2,9 @@
 
 use crate::assets;
 use crate::audit::{Audit, Log};
+use crate::body::Room;
 use crate::config::Config;
-use crate::connections;
+use crate::connections::{self, Patience};
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::fetch::Fetcher;
@@ -12,11 +13,12 @@ use crate::guard;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::routes;
+use crate::sessions::Sessions;
 use crate::tls;
 use crate::worker::{self, Order};
 use axum::Router;
-use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::Response;
 use axum::serve::ListenerExt;
 use medgemma_engine::Serving;
 use medgemma_engine::pipeline::Frontend;
@@ -27,20 +29,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
+
+/// How long connections may take to tell that the server ends.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What handlers share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) audit: Option<Audit>,
+    /// Conversations that are kept, where any are.
+    pub(crate) sessions: Option<Sessions>,
     pub(crate) ready: OnceLock<Ready>,
     pub(crate) draining: AtomicBool,
     /// Requests that may be computed or wait.
     pub(crate) in_flight: Arc<Semaphore>,
     /// Requests that may be prepared at once: each may hold many pictures.
     pub(crate) preparing: Arc<Semaphore>,
+    /// Room for requests' bodies.
+    pub(crate) room: Room,
+    /// Turns true when the server ends, whatever runs.
+    pub(crate) cut: watch::Sender<bool>,
     /// What fetches pictures, where any may be fetched.
     pub(crate) fetcher: Option<Arc<Fetcher>>,
 }
@@ -63,12 +74,16 @@ impl Shared {
     /// Before the model is loaded.
     ///
     /// # Errors
-    /// When pictures may be fetched, but the authorities to trust can't be read.
+    /// When pictures may be fetched, but the authorities to trust can't be read; or when conversations are to be kept, but
+    /// the file can't be used.
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>, audit: Option<Audit>) -> Result<Self, Error> {
         Ok(Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight)),
             preparing: Arc::new(Semaphore::new(2)),
+            room: Room::new(config.body),
+            cut: watch::Sender::new(false),
             fetcher: Fetcher::new(&config)?.map(Arc::new),
+            sessions: open_sessions(&config)?,
             config,
             metrics,
             audit,
@@ -131,12 +146,25 @@ pub fn serve<B: Backend>(
 fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Log>, Error> {
     let Some(path) = &config.audit else { return Ok(None) };
     let wrong = |problem| Error::Audit { path: path.clone(), problem };
-    if let Some(line) = config.keys.as_ref().and_then(Keys::nameless) {
-        return Err(wrong(format!(
-            "it tells keys by their names: line {line} of the file of keys needs one (sha256:DIGEST NAME)"
-        )));
-    }
+    check_names(config).map_err(wrong)?;
     Log::open(path, &config.model, config.in_flight, metrics).map(Some).map_err(wrong)
+}
+
+fn open_sessions(config: &Config) -> Result<Option<Sessions>, Error> {
+    let Some(path) = &config.sessions else { return Ok(None) };
+    let wrong = |problem| Error::Sessions { path: path.clone(), problem };
+    check_names(config).map_err(wrong)?;
+    Sessions::open(path).map(Some).map_err(wrong)
+}
+
+/// Refuses keys without names, where owners are told apart by those.
+fn check_names(config: &Config) -> Result<(), String> {
+    match config.keys.as_ref().and_then(Keys::nameless) {
+        Some(line) => {
+            Err(format!("it tells keys by their names: line {line} of the file of keys needs one (sha256:DIGEST NAME)"))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn run<B: Backend>(
@@ -163,7 +191,8 @@ async fn run<B: Backend>(
     let begin_drain = Arc::new(Notify::new());
     let begun = Arc::clone(&begin_drain);
     let end = async move { begun.notified().await };
-    let (routes, patience) = (routes(Arc::clone(&shared)), shared.config.headers);
+    let routes = routes(Arc::clone(&shared));
+    let patience = Patience { headers: shared.config.headers, reading: shared.config.reading };
     let mut server = match acceptor {
         None => tokio::spawn(connections::serve(listener.tap_io(at_once), routes, patience, end)),
         Some(acceptor) => {
@@ -176,14 +205,20 @@ async fn run<B: Backend>(
         () = told_to_end() => Ok(()),
     };
     announced.abort();
+    begin_drain.notify_one();
+    let mut drained = false;
     if result.is_ok() {
         shared.draining.store(true, Ordering::Relaxed);
         on(Started::Draining);
-        begin_drain.notify_one();
-        let _ = tokio::time::timeout(drain, &mut server).await;
+        drained = tokio::time::timeout(drain, &mut server).await.is_ok();
+    }
+    abort.store(true, Ordering::Relaxed);
+    if !drained {
+        // Whoever still waits is told why nothing more comes.
+        shared.cut.send_replace(true);
+        let _ = tokio::time::timeout(FAREWELL, &mut server).await;
     }
     server.abort();
-    abort.store(true, Ordering::Relaxed);
     result
 }
 
@@ -249,10 +284,16 @@ fn routes(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-async fn other(uri: Uri) -> Response {
-    assets::file(&uri).unwrap_or_else(|| Failure::not_found("there is no such route").into_response())
+async fn other(method: Method, uri: Uri) -> Response {
+    let file = assets::file(&uri);
+    match (file, matches!(method, Method::GET | Method::HEAD)) {
+        (Some(file), true) => file,
+        (Some(_), false) => wrong_method(uri).await,
+        (None, _) => Failure::not_found("there is no such route").of(uri.path()),
+    }
 }
 
-async fn wrong_method() -> Failure {
-    Failure { status: StatusCode::METHOD_NOT_ALLOWED, ..Failure::bad("this route takes another method") }
+async fn wrong_method(uri: Uri) -> Response {
+    let failure = Failure::bad("this route takes another method");
+    Failure { status: StatusCode::METHOD_NOT_ALLOWED, ..failure }.of(uri.path())
 }

@@ -3,18 +3,18 @@
 use crate::audit::Entry;
 use crate::failure::Failure;
 use crate::outcome::{Outcome, Piece};
-use crate::worker::Reply;
+use crate::worker::{Place, Reply};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_core::Stream;
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{timeout, timeout_at};
 
 /// How often a stream that has nothing to say shows that it lives.
 const ALIVE: Duration = Duration::from_secs(10);
@@ -23,39 +23,39 @@ const WAITING: usize = 32;
 
 /// Replies to a request that was accepted.
 pub(crate) struct Running {
-    replies: UnboundedReceiver<(usize, Reply)>,
+    pub(crate) replies: UnboundedReceiver<(usize, Reply)>,
     /// What was received already.
-    first: Vec<(usize, Reply)>,
-    outcomes: Vec<Outcome>,
+    pub(crate) first: Vec<(usize, Reply)>,
+    pub(crate) outcomes: Vec<Outcome>,
     /// Whether the engine failed.
-    failed: bool,
+    pub(crate) failed: bool,
     /// Its row in the audit log.
-    entry: Option<Entry>,
+    pub(crate) entry: Option<Entry>,
     /// Its share of the requests that may be in flight.
-    _permit: OwnedSemaphorePermit,
+    pub(crate) _place: Place,
+    /// When it came, and when the last of it must have been read.
+    pub(crate) time: (Instant, Instant),
+    /// Turns true when the server ends, whatever runs.
+    pub(crate) cut: watch::Receiver<bool>,
 }
 
 impl Running {
-    pub(crate) fn new(
-        replies: UnboundedReceiver<(usize, Reply)>,
-        first: Vec<(usize, Reply)>,
-        answers: usize,
-        permit: OwnedSemaphorePermit,
-        entry: Option<Entry>,
-    ) -> Self {
-        let outcomes = (0..answers).map(|_| Outcome::default()).collect();
-        Self { replies, first, outcomes, failed: false, entry, _permit: permit }
+    /// When the request came.
+    pub(crate) fn begun(&self) -> Instant {
+        self.time.0
     }
 
     async fn next(&mut self) -> Result<(usize, Reply), Failure> {
-        match self.first.is_empty() {
-            true => {
-                let reply = self.replies.recv().await;
-                self.failed |= reply.is_none();
-                reply.ok_or_else(stopped)
-            }
-            false => Ok(self.first.remove(0)),
+        if !self.first.is_empty() {
+            return Ok(self.first.remove(0));
         }
+        let reply = tokio::select! {
+            biased;
+            reply = self.replies.recv() => reply,
+            _ = self.cut.wait_for(|cut| *cut) => None,
+        };
+        self.failed |= reply.is_none();
+        reply.ok_or_else(|| Failure::unavailable("the server is ending"))
     }
 
     fn take(&mut self, index: usize, reply: Reply) -> Result<Piece, Failure> {
@@ -95,10 +95,6 @@ impl Drop for Running {
     }
 }
 
-fn stopped() -> Failure {
-    Failure::unavailable("the server is ending")
-}
-
 /// How an API writes what comes, as it comes.
 pub(crate) trait Writer: Send + 'static {
     /// The media type.
@@ -118,43 +114,16 @@ pub(crate) trait Writer: Send + 'static {
 /// The server-sent events media type.
 pub(crate) const EVENTS: &str = "text/event-stream; charset=utf-8";
 
-/// Sends what comes as it comes. A client that leaves ends the request.
-pub(crate) fn respond<W: Writer>(running: Running, mut writer: W) -> Response {
-    let (sender, receiver) = mpsc::channel::<Bytes>(WAITING);
+/// Sends what comes as it comes. A client that leaves, or doesn't read in time, ends the request.
+pub(crate) fn respond<W: Writer>(running: Running, writer: W) -> Response {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let until = running.time.1;
     tokio::spawn(async move {
-        let mut running = running;
-        let mut out = String::new();
-        writer.begin(&mut out);
-        loop {
-            if !out.is_empty() && sender.send(Bytes::from(std::mem::take(&mut out))).await.is_err() {
-                return;
-            }
-            if running.is_done() {
-                break;
-            }
-            let received = tokio::select! {
-                received = timeout(ALIVE, running.next()) => received,
-                () = sender.closed() => return,
-            };
-            let taken = match received {
-                Err(_) => {
-                    out.push_str(W::ALIVE);
-                    continue;
-                }
-                Ok(Err(failure)) => Err(failure),
-                Ok(Ok((index, reply))) => running.take(index, reply).map(|piece| (index, piece)),
-            };
-            match taken {
-                Ok((index, piece)) => writer.piece(index, &piece, &running.outcomes[index], &mut out),
-                Err(failure) => {
-                    writer.fail(&failure, &mut out);
-                    let _ = sender.send(Bytes::from(out)).await;
-                    return;
-                }
-            }
+        // Where this isn't sent, the stream breaks off.
+        let told = timeout_at(until.into(), tell(running, writer, &sender));
+        if told.await == Ok(Some(())) {
+            let _ = sender.send(Sent::End).await;
         }
-        writer.end(&running.outcomes, &mut out);
-        let _ = sender.send(Bytes::from(out)).await;
     });
     let mut response = Response::new(Body::from_stream(Pieces(receiver)));
     let headers = response.headers_mut();
@@ -163,12 +132,61 @@ pub(crate) fn respond<W: Writer>(running: Running, mut writer: W) -> Response {
     response
 }
 
-struct Pieces(mpsc::Receiver<Bytes>);
+/// Writes what comes until all of it, or an error, is sent; none when the client has left before.
+async fn tell<W: Writer>(mut running: Running, mut writer: W, sender: &mpsc::Sender<Sent>) -> Option<()> {
+    let mut out = String::new();
+    let send = async |out: &mut String| match out.is_empty() {
+        true => Some(()),
+        false => sender.send(Sent::Piece(Bytes::from(std::mem::take(out)))).await.ok(),
+    };
+    writer.begin(&mut out);
+    loop {
+        send(&mut out).await?;
+        if running.is_done() {
+            break;
+        }
+        let received = tokio::select! {
+            received = timeout(ALIVE, running.next()) => received,
+            () = sender.closed() => return None,
+        };
+        let taken = match received {
+            Err(_) => {
+                out.push_str(W::ALIVE);
+                continue;
+            }
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok((index, reply))) => running.take(index, reply).map(|piece| (index, piece)),
+        };
+        match taken {
+            Ok((index, piece)) => writer.piece(index, &piece, &running.outcomes[index], &mut out),
+            Err(failure) => {
+                writer.fail(&failure, &mut out);
+                return send(&mut out).await;
+            }
+        }
+    }
+    writer.end(&running.outcomes, &mut out);
+    send(&mut out).await
+}
+
+/// What is on its way to a client.
+enum Sent {
+    Piece(Bytes),
+    /// There is no more.
+    End,
+}
+
+struct Pieces(mpsc::Receiver<Sent>);
 
 impl Stream for Pieces {
-    type Item = Result<Bytes, Infallible>;
+    type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(context).map(|piece| piece.map(Ok))
+        self.0.poll_recv(context).map(|sent| match sent {
+            Some(Sent::Piece(bytes)) => Some(Ok(bytes)),
+            Some(Sent::End) => None,
+            // A stream that was cut must not look like a whole one.
+            None => Some(Err(io::ErrorKind::BrokenPipe.into())),
+        })
     }
 }

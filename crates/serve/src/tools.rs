@@ -5,7 +5,7 @@
 mod history;
 mod offer;
 
-pub(crate) use history::{History, call_text, conversation, result_text, text};
+pub(crate) use history::{History, call_text, conversation, join, result_text, text};
 
 use crate::failure::Failure;
 use medgemma_engine::pipeline::Frontend;

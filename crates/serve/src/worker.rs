@@ -10,15 +10,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
+
+/// A place among the requests that may be in flight, or that may hold pictures: free again when the last copy is
+/// dropped.
+pub(crate) type Place = Arc<OwnedSemaphorePermit>;
 
 /// What is asked of it.
 pub(crate) struct Order {
     pub(crate) request: Prepared,
     /// Whose it is.
     pub(crate) owner: u64,
-    /// When it must have ended.
-    pub(crate) deadline: Instant,
+    /// When it came, and when it must have ended.
+    pub(crate) time: (Instant, Instant),
+    /// Its place among the requests in flight, and among those that hold pictures, which take memory until the engine
+    /// has encoded them.
+    pub(crate) place: Place,
+    pub(crate) pictures: Option<Place>,
     /// Which of several answers to one request this is.
     pub(crate) index: usize,
     /// Where to say what comes. Who listens no more has left, and the request ends. There is no bound, as a request's
@@ -37,17 +46,15 @@ pub(crate) enum Reply {
     TimedOut,
 }
 
+/// A request that was accepted.
 struct Talk {
-    order: Ticketed,
-    begun: Instant,
-    last: Option<Instant>,
-}
-
-/// An order without its request.
-struct Ticketed {
-    deadline: Instant,
     index: usize,
     replies: UnboundedSender<(usize, Reply)>,
+    _place: Place,
+    /// When it came, and when it must have ended.
+    time: (Instant, Instant),
+    /// When its last token came.
+    last: Option<Instant>,
 }
 
 /// Computes orders until nobody can send any more, or `abort` says so.
@@ -80,15 +87,15 @@ pub(crate) fn run<B: Backend>(
 }
 
 fn accept<B: Backend>(serving: &mut Serving<B>, order: Order, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
-    let Order { request, owner, deadline, index, replies } = order;
+    let Order { request, owner, time, place, pictures, index, replies } = order;
+    metrics.taken();
     if replies.is_closed() {
         metrics.ended("cancelled");
         return;
     }
     let reply = match serving.submit(request, owner) {
         Ok(ticket) => {
-            let order = Ticketed { deadline, index, replies: replies.clone() };
-            talks.insert(ticket, Talk { order, begun: Instant::now(), last: None });
+            talks.insert(ticket, Talk { index, replies: replies.clone(), _place: place, time, last: None });
             Reply::Accepted
         }
         Err(error) => {
@@ -96,6 +103,7 @@ fn accept<B: Backend>(serving: &mut Serving<B>, order: Order, talks: &mut HashMa
             Reply::Said(Said::Failed(error))
         }
     };
+    drop(pictures);
     // Who left meanwhile is found before the next step.
     let _ = replies.send((index, reply));
 }
@@ -103,10 +111,10 @@ fn accept<B: Backend>(serving: &mut Serving<B>, order: Order, talks: &mut HashMa
 fn end_the_left_and_late<B: Backend>(serving: &mut Serving<B>, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
     let now = Instant::now();
     talks.retain(|ticket, talk| {
-        let left = talk.order.replies.is_closed();
-        let late = talk.order.deadline <= now;
+        let left = talk.replies.is_closed();
+        let late = talk.time.1 <= now;
         if late {
-            let _ = talk.order.replies.send((talk.order.index, Reply::TimedOut));
+            let _ = talk.replies.send((talk.index, Reply::TimedOut));
         }
         if left || late {
             serving.cancel(*ticket);
@@ -125,7 +133,7 @@ fn tell(ticket: Ticket, said: Said, talks: &mut HashMap<Ticket, Talk>, metrics: 
         Said::Token { .. } => {
             let now = Instant::now();
             match talk.last.replace(now) {
-                None => metrics.first_token(now - talk.begun),
+                None => metrics.first_token(now - talk.time.0),
                 Some(last) => metrics.next_token(now - last),
             }
         }
@@ -143,7 +151,7 @@ fn tell(ticket: Ticket, said: Said, talks: &mut HashMap<Ticket, Talk>, metrics: 
             metrics.ended(if matches!(error, Error::CacheFull { .. }) { "cache_full" } else { "error" });
         }
     }
-    let _ = talk.order.replies.send((talk.order.index, Reply::Said(said)));
+    let _ = talk.replies.send((talk.index, Reply::Said(said)));
     if ended {
         talks.remove(&ticket);
     }

@@ -70,7 +70,23 @@ fn pictures_that_claim_to_be_large_are_refused_by_their_header() {
     let many = json!({"messages": [{"role": "user", "content": [part, part, part]}]});
     let answer = server.post(CHAT, &many);
     assert!(answer.status == 400 && answer.body.contains("more than 2"), "{}", answer.body);
+    // Each may be as large as that, but not all of them.
+    let server = Server::start(Config { pixels: 100, images: 32, ..config() });
+    let of =
+        |count: usize| json!({"messages": [{"role": "user", "content": vec![part.clone(); count]}], "max_tokens": 1});
+    let answer = server.post(CHAT, &of(7));
+    assert!(answer.status == 400 && answer.body.contains("together"), "{}", answer.body);
+    assert_eq!(server.post(CHAT, &of(6)).status, 200);
     assert_eq!(server.post(CHAT, &look(&url(&small))).status, 200);
+}
+
+/// A few bytes of text each become a value that takes many times as much.
+#[test]
+fn bodies_hold_no_more_values_than_a_request_needs() {
+    let server = Server::start(config());
+    let body = format!("{{\"tokens\": [{}5]}}", "5,".repeat(1 << 20));
+    let answer = receive(server.send("POST", "/detokenize", "", body.as_bytes()));
+    assert!(answer.status == 400 && answer.body.contains("values"), "{}", answer.body);
 }
 
 /// Control tokens come from the template alone, whatever users write, in whatever place.
@@ -266,6 +282,46 @@ fn who_says_nothing_holds_up_nobody() {
     let mut long = server.begin("GET", "/health", &format!("X-Long: {}\r\n", "x".repeat(1 << 20)));
     let _ = long.read(&mut [0; 10]);
     assert_eq!(server.get("/health").status, 200);
+}
+
+/// More than a connection holds that nobody reads.
+fn heavy() -> Value {
+    let more = json!({"logprobs": true, "top_logprobs": 20, "n": 4, "stream": true, "temperature": 3.0, "top_k": 0,
+                      "top_p": 1.0, "seed": 1});
+    let mut body =
+        json!({"messages": [{"role": "user", "content": "Report:"}], "max_tokens": 3800, "ignore_eos": true});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// Who never reads an answer keeps no place of others, and neither does who reads as slowly as can be.
+#[test]
+fn who_reads_nothing_keeps_no_place() {
+    let server = Server::start(Config { in_flight: 4, reading: Duration::from_millis(500), ..config() });
+    let mut unread = server.send("POST", CHAT, "", heavy().to_string().as_bytes());
+    server.wait_until("it runs", |server| server.metric("medgemma_requests_in_flight") == 4.0);
+    assert_eq!(server.post(CHAT, &ask("Hello!")).status, 429);
+    server.wait_until_idle();
+    assert_eq!(server.post(CHAT, &ask("Hello!")).status, 200);
+    let mut said = Vec::new();
+    let _ = unread.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said);
+    let (head, end) = (&said[..said.len().min(20)], &said[said.len().saturating_sub(300)..]);
+    assert!(said.starts_with("HTTP/1.1 200") && !said.contains("[DONE]"), "{} bytes: {head} … {end}", said.len());
+    let times = Config { time: Duration::from_secs(1), reading: Duration::from_secs(2), in_flight: 4, ..config() };
+    let server = Server::start(times);
+    let mut dripping = server.send("POST", CHAT, "", heavy().to_string().as_bytes());
+    server.wait_until("it runs", |server| server.metric("medgemma_requests_in_flight") == 4.0);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let drip = std::thread::spawn(move || {
+        while stopped.try_recv().is_err() && matches!(dripping.read(&mut [0; 50]), Ok(1..)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    server.wait_until_idle();
+    assert!(!drip.is_finished(), "it still reads what was on its way");
+    stop.send(()).unwrap();
+    drip.join().unwrap();
 }
 
 /// Who sends a request's headers too slowly, or nothing at all, is let go; a request under way isn't.

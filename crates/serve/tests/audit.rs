@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 use support::{Server, ask, config, endless};
 
 fn rows(path: &Path, columns: &str) -> Vec<Vec<String>> {
@@ -53,6 +54,19 @@ fn each_way_to_end_has_its_word() {
         ["/v1/models", "403", "refused", "1", "1", ""],
     ];
     assert_eq!(found, expected.map(|row| row.map(str::to_owned).to_vec()));
+}
+
+/// What the end of the server cuts off is no client's doing.
+#[test]
+fn an_answer_that_the_server_cut_off_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.db");
+    let drain = Duration::from_millis(100);
+    let mut server = Server::start(Config { audit: Some(path.clone()), drain, ..config() });
+    let mut running = server.send("POST", "/v1/completions", "", endless().to_string().as_bytes());
+    running.read_exact(&mut [0; 300]).unwrap();
+    server.ended().unwrap();
+    assert_eq!(rows(&path, "status, finish, output_sha256 IS NULL"), [["200", "error", "0"]]);
 }
 
 #[test]

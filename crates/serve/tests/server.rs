@@ -141,6 +141,53 @@ fn every_field_does_what_it_says() {
         (&looped["choices"][0]["finish_reason"], &looped["choices"][0]["finish_detail"]),
         (&json!("length"), &json!("loop"))
     );
+    let options = json!({"num_ctx": 4096, "num_predict": 2});
+    let nested = server.post("/api/generate", &json!({"prompt": "a", "stream": false, "options": options}));
+    assert!(nested.head.contains("x-medgemma-ignored: options.num_ctx\r\n"), "{}", nested.head);
+    let mut body = ask("Hello!");
+    (body["seed"], body["max_tokens"]) = (json!(u64::MAX), json!(2.0));
+    assert_eq!(server.post("/v1/chat/completions", &body).json()["usage"]["completion_tokens"], 2);
+}
+
+#[test]
+fn other_apis_are_as_their_clients_expect() {
+    let server = Server::start(Config { time: Duration::from_secs(2), ..config() });
+    let count = |messages: &Value| {
+        let counted = server.post("/v1/messages/count_tokens", &json!({"messages": messages})).json();
+        let answer = server.post("/v1/messages", &json!({"messages": messages, "max_tokens": 1})).json();
+        let usage = &answer["usage"];
+        let all = ["input_tokens", "cache_read_input_tokens"].map(|name| usage[name].as_u64().unwrap());
+        assert_eq!(counted["input_tokens"].as_u64().unwrap(), all.iter().sum::<u64>(), "{answer}");
+        counted["input_tokens"].clone()
+    };
+    let two = json!([{"role": "user", "content": "One."}, {"role": "user", "content": "Two."}]);
+    assert_eq!(count(&two), count(&json!([{"role": "user", "content": "One.\n\nTwo."}])));
+    for (path, what, keep, reason) in [
+        ("/api/generate", json!({}), json!(null), "load"),
+        ("/api/generate", json!({"prompt": ""}), json!(0), "unload"),
+        ("/api/chat", json!({"messages": []}), json!("5m"), "load"),
+    ] {
+        let mut body = what;
+        body["keep_alive"] = keep;
+        let answer = server.post(path, &body).json();
+        assert_eq!((&answer["done"], &answer["done_reason"]), (&json!(true), &json!(reason)), "{answer}");
+    }
+    let timed = server.post("/api/generate", &json!({"prompt": "Hello!", "stream": false})).json();
+    let durations =
+        ["total_duration", "prompt_eval_duration", "eval_duration"].map(|name| timed[name].as_u64().unwrap());
+    assert!(durations[0] >= durations[1] + durations[2] && durations[1] > 0, "{timed}");
+    // Neither has a word for an answer whose time was up.
+    let writes = json!({"temperature": 3.0, "top_k": 0, "top_p": 1.0, "num_predict": -1});
+    let told =
+        server.post("/api/generate", &json!({"prompt": "Report:", "raw": true, "stream": false, "options": writes}));
+    let told = told.json();
+    if told["done_reason"] == "length" {
+        assert_eq!(told["finish_detail"], "time", "{told}");
+    }
+    for (path, shape) in [("/v1/messages/nothing", "/type"), ("/api/nothing", "/error")] {
+        let refused = server.get(path);
+        assert!(refused.status == 404 && refused.json().pointer(shape).unwrap().is_string(), "{}", refused.body);
+    }
 }
 
 #[test]
@@ -271,6 +318,7 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         with("response_format", json!({"type": "Smith"})),
         with("logit_bias", json!({"Smith": 100})),
         with("logit_bias", json!({"999999999": 1})),
+        with("logit_bias", json!({"5": 1, "00005": 2})),
         with("presence_penalty", json!(3)),
         with("repetition_penalty", json!(0)),
         with("thinking_token_budget", json!("Smith")),
@@ -286,6 +334,7 @@ fn what_is_wrong_is_refused_without_being_repeated() {
     assert_eq!(server.post(path, &json!({"model": "gpt", "messages": []})).json()["error"]["code"], "model_not_found");
     assert_eq!(receive(server.send("POST", path, "", &vec![b' '; 200_000])).status, 413);
     assert_eq!(receive(server.send("DELETE", path, "", b"")).status, 405);
+    assert_eq!(receive(server.send("POST", "/", "", b"{}")).status, 405);
     assert_eq!(server.get("/v1/nothing").status, 404);
     let foreign =
         receive(server.send("POST", path, "Origin: https://evil.example\r\n", ask("Hello!").to_string().as_bytes()));
@@ -299,6 +348,7 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         ("/api/chat", json!({"messages": [{"role": "user", "content": "x", "images": [1]}]})),
         ("/v1/responses", json!({"input": []})),
         ("/detokenize", json!({"tokens": ["x"]})),
+        ("/detokenize", json!({"tokens": [4_000_000_000u32]})),
         ("/tokenize", json!({})),
     ] {
         assert_eq!(server.post(path, &body).status, 400, "{path} {body}");
@@ -407,9 +457,20 @@ fn only_keys_let_in_from_elsewhere() {
     assert_eq!(with("Authorization: Bearer a key of the clini\r\n"), 401);
     assert_eq!(with("Authorization: Bearer a key of the clinic\r\n"), 200);
     assert_eq!(with("x-api-key: a key of the clinic\r\n"), 200);
+    assert_eq!(with("Authorization: Bearer another\r\nx-api-key: a key of the clinic\r\n"), 200);
     for open in ["/health", "/", "/docs", "/openapi.json"] {
         assert_eq!(server.get(open).status, 200, "{open}");
+        assert_eq!(server.post(open, &ask("Hello!")).status, 401, "{open} is open to those who read");
     }
+}
+
+/// An answer of thousands of tokens.
+fn chatter() -> Value {
+    let mut body = ask("Report:");
+    let more =
+        json!({"max_tokens": 3000, "ignore_eos": true, "stream": true, "temperature": 3.0, "top_k": 0, "top_p": 1.0});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
 }
 
 #[test]
@@ -429,6 +490,20 @@ fn it_is_unhealthy_until_loaded_and_drains_when_told_to_end() {
     assert!(rest.head.contains("[done]") || rest.body.contains("[DONE]"), "the request that ran was cut off");
     assert!(server.ended().is_ok());
     assert!(std::net::TcpStream::connect(server.address).is_err());
+    // One that takes longer than that is told why nothing more comes.
+    let mut server = Server::start(Config { drain: Duration::from_millis(200), ..config() });
+    let running = server.send("POST", "/v1/chat/completions", "", chatter().to_string().as_bytes());
+    server.wait_until("it runs", |server| server.metric("medgemma_requests_running") == 1.0);
+    server.stop();
+    let answer = receive(running);
+    assert!(!answer.body.contains("[DONE]"), "it was done before it was cut off");
+    let events = answer.events();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["error"]["type"], &last["error"]["message"]),
+        (&json!("server_error"), &json!("the server is ending"))
+    );
+    assert!(server.ended().is_ok());
     let failed = medgemma_serve::serve::<medgemma_kernels::CpuBackend>(
         config(),
         || Err("no such model".into()),

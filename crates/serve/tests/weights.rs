@@ -63,7 +63,7 @@ fn numbers_at_the_ends_of_their_ranges_are_answered_and_beyond_them_refused() {
                 if within == "options" {
                     body["options"] = json!({"num_predict": 4});
                 }
-                let value = if name == "logit_bias" { json!({"5": number, "05": number}) } else { json!(number) };
+                let value = if name == "logit_bias" { json!({"5": number, "6": number}) } else { json!(number) };
                 let place = if within.is_empty() { &mut body } else { &mut body[within] };
                 place[name] = value;
                 server.post(path, &body)

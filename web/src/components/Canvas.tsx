@@ -15,7 +15,7 @@ export function Canvas({ picture, greys }: { picture: Picture; greys: Greys }): 
     setPixels(null);
     void read(picture).then(
       (read) => gone || setPixels(read),
-      () => gone || setProblem("This image is no longer in this browser."),
+      () => gone || setProblem("This image is no longer kept."),
     );
     return () => {
       gone = true;

@@ -5,7 +5,7 @@ import type { App } from "../state";
 import { Dialog } from "./Dialog";
 
 /** What every reader has to know, as the README says it. */
-export function Safety({ onClose }: { onClose: () => void }): VNode {
+export function Safety({ onServer, onClose }: { onServer: boolean; onClose: () => void }): VNode {
   return (
     <Dialog title="Not a medical device" onClose={onClose}>
       <div class="prose">
@@ -22,8 +22,10 @@ export function Safety({ onClose }: { onClose: () => void }): VNode {
         </ul>
         <h3>Where your data is</h3>
         <p>
-          Questions and images go to the server that this page came from, and nowhere else. Conversations are kept in this
-          browser, if you want them kept; anyone who uses this browser profile can read them.
+          Questions and images go to the server that this page came from, and nowhere else.{" "}
+          {onServer
+            ? "Its operator has set it up to keep conversations and their images for everyone with your key, if you want them kept; who runs the server can read them."
+            : "Conversations are kept in this browser, if you want them kept; anyone who uses this browser profile can read them."}
         </p>
       </div>
     </Dialog>

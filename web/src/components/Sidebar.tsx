@@ -72,8 +72,9 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
           Keep conversations
         </label>
         <p class="hint">
-          {app.settings.keep ? "In this browser only, until you delete them." : "Nothing is kept: closing the page forgets them."}
+          {where(app)}
         </p>
+        {app.unkept !== null && <p class="hint problem" role="status">Not kept: {app.unkept}</p>}
         {app.sessions.length > 0 &&
           (sure === ALL ? (
             <div class="row" role="group" aria-label="Delete all conversations?">
@@ -95,4 +96,10 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
       </div>
     </nav>
   );
+}
+
+/** Where conversations are kept, in words. */
+function where({ settings, onServer }: App): string {
+  if (!settings.keep) return onServer ? "Nothing more is kept. What the server has kept stays until you delete it." : "Nothing is kept: closing the page forgets them.";
+  return onServer ? "On the server, as its operator has set up, until you delete them." : "In this browser only, until you delete them.";
 }

@@ -7,11 +7,15 @@ export function usePicture(id: string): string | null {
   useEffect(() => {
     let made: string | null = null;
     let gone = false;
-    void store.picture(id).then((blob) => {
-      if (gone || blob === null) return;
-      made = URL.createObjectURL(blob);
-      setUrl(made);
-    });
+    void store.picture(id).then(
+      (blob) => {
+        if (gone || blob === null) return;
+        made = URL.createObjectURL(blob);
+        setUrl(made);
+      },
+      // The server can't be asked now: there is no picture, as when it is gone.
+      () => undefined,
+    );
     return () => {
       gone = true;
       if (made !== null) URL.revokeObjectURL(made);

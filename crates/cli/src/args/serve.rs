@@ -31,6 +31,10 @@ pub(crate) struct Serve {
     /// Keep an audit log in this SQLite file: who asked, when, digests of what came and went; never content
     #[arg(long, value_name = "FILE")]
     pub(crate) audit: Option<PathBuf>,
+    /// Keep the workbench's conversations, pictures included, in this SQLite file, each key's apart; without, they stay
+    /// in browsers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sessions: Option<PathBuf>,
     /// The model's name in the API; else MODEL, or its file's name
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,

@@ -27,6 +27,7 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| Tls { certificate, key }),
         origins: args.cors_origin.clone(),
         audit: args.audit.clone(),
+        sessions: args.sessions.clone(),
         in_flight: args.running.saturating_add(args.queue).min(1 << 20),
         body: args.max_body.saturating_mul(1_000_000),
         pixels: args.max_pixels.saturating_mul(1_000_000),

@@ -1,7 +1,11 @@
 //! Anthropic's messages.
 
+mod input;
+
 use super::options::{Hold, Thinking, budget, sampling, stops, tokens};
-use super::{Ask, check_model, id, named_event, read, repeat, respond, submit, tell_ignored, warn_of_tools};
+use super::{
+    Ask, check_model, id, named_event, place, read, repeat, respond, submit, tell_ignored, warn_of_tools, work,
+};
 use crate::failure::Failure;
 use crate::fields::Fields;
 use crate::form::Form;
@@ -9,13 +13,11 @@ use crate::guard::Owner;
 use crate::outcome::{End, Outcome, Piece};
 use crate::server::Shared;
 use crate::stream::{self, EVENTS, Writer};
-use crate::tools::{self, Call, Rest, Tools, Turn};
+use crate::tools::{self, Call, Names, Rest, Tools, Turn};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
-use medgemma_gemma::text::{Message, Role};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// `POST /v1/messages`
@@ -27,33 +29,64 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     result.unwrap_or_else(|failure| failure.with(&failure.anthropic()))
 }
 
-async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Response, Failure> {
-    check_model(shared, &fields)?;
+/// `POST /v1/messages/count_tokens`: what the prompt of a request would be.
+pub(crate) async fn count(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let result = match read(&shared, request).await {
+        Ok((fields, _)) => counted(&shared, fields).await,
+        Err(failure) => Err(failure),
+    };
+    result.unwrap_or_else(|failure| failure.with(&failure.anthropic()))
+}
+
+async fn counted(shared: &Arc<Shared>, fields: Fields) -> Result<Response, Failure> {
+    let asked = parse(shared, &fields)?;
+    let ignored = fields.ignored();
+    drop(fields);
+    let frontend = shared.ready()?.frontend.clone();
+    let (ask, of) = (asked.ask.fetched(shared).await?, Arc::clone(shared));
+    let (count, _) = work(place(shared, 1)?, move || Ok(ask.prepare(&frontend, &of)?.ids().len())).await?;
+    Ok(respond(&json!({"input_tokens": count}), &ignored))
+}
+
+/// What a request says.
+struct Asked {
+    ask: Ask,
+    names: Names,
+    stream: bool,
+    seed: u64,
+}
+
+fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
+    check_model(shared, fields)?;
     fields.refuse("mcp_servers", "it isn't supported: nothing is fetched")?;
-    let sampling = sampling(&fields, &shared.ready()?.frontend)?;
-    if fields.get("max_tokens").is_none() {
-        return Err(fields.wrong("max_tokens", "it is missing"));
-    }
-    let (form, tools) = (Form::anthropic(&fields)?, Tools::anthropic(&fields)?);
+    let sampling = sampling(fields, &shared.ready()?.frontend)?;
+    let (form, tools) = (Form::anthropic(fields)?, Tools::anthropic(fields)?);
     tools::refuse_form(form.is_some(), &tools)?;
     let names = tools.as_ref().and_then(Tools::names);
-    let thinking = thinking(&fields)?;
+    let thinking = thinking(fields)?;
     let options = Options {
-        max_tokens: Some(budget(&fields, &["max_tokens"], 1, &shared.config)?),
+        max_tokens: Some(budget(fields, &["max_tokens"], 1, &shared.config)?),
         sampling: Some(sampling),
         think: thinking.asked,
         thought_budget: thinking.budget,
-        stop: stops(&fields, "stop_sequences")?,
+        stop: stops(fields, "stop_sequences")?,
         ..Options::default()
     };
     let hold = Hold { form, tools, ..Hold::default() };
-    let ask = Ask { messages: conversation(&fields)?, images: None, options, hold };
+    let ask = Ask { messages: input::conversation(fields)?, images: None, options, hold };
     let stream = fields.flag("stream")?.unwrap_or(false);
     fields.get("metadata");
+    Ok(Asked { ask, names, stream, seed: sampling.seed })
+}
+
+async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Response, Failure> {
+    let Asked { ask, names, stream, seed } = parse(shared, &fields)?;
+    if fields.get("max_tokens").is_none() {
+        return Err(fields.wrong("max_tokens", "it is missing"));
+    }
     let ignored = fields.ignored();
     drop(fields);
     let ask = ask.fetched(shared).await?;
-    let seed = sampling.seed;
     let running =
         submit(shared, owner, 1, move |frontend, shared| Ok(repeat(ask.prepare(frontend, shared)?, 1, seed))).await?;
     let head = json!({
@@ -82,6 +115,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner) -> Result<Res
     }
     body["content"] = Value::Array(content);
     body["stop_sequence"] = json!(outcome.stop);
+    tell_detail(&mut body, outcome.end);
     body["usage"] = usage(outcome);
     Ok(warn_of_tools(respond(&body, &ignored), &names))
 }
@@ -100,131 +134,19 @@ fn thinking(fields: &Fields) -> Result<Thinking, Failure> {
     })
 }
 
-/// The system text and the messages, in OpenAI's words.
-fn conversation(fields: &Fields) -> Result<Vec<Message>, Failure> {
-    let mut messages = Vec::new();
-    match fields.get("system") {
-        None => {}
-        Some(Value::String(text)) => messages.push(Message::system(text.clone())),
-        Some(Value::Array(blocks)) => {
-            let text: Option<Vec<&str>> = blocks.iter().map(words).collect();
-            let text = text.ok_or_else(|| fields.wrong("system", "it must be a text or text blocks"))?;
-            messages.push(Message::system(text.join("\n\n")));
-        }
-        Some(_) => return Err(fields.wrong("system", "it must be a text or text blocks")),
-    }
-    let list = fields.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
-    let list = list.ok_or_else(|| fields.wrong("messages", "it must be a list of at least one message"))?;
-    let mut names = HashMap::new();
-    for (at, message) in list.iter().enumerate() {
-        let place = format!("messages[{at}]");
-        if !["user", "assistant"].iter().any(|role| message["role"] == *role) {
-            return Err(Failure::field(&format!("{place}.role"), "it must be user or assistant"));
-        }
-        let mut message = message.clone();
-        if let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) {
-            *blocks = parts(blocks, &format!("{place}.content"), &mut names)?;
-        }
-        messages.push(Message::from_value(&message, &place).map_err(medgemma_engine::Error::from)?);
-    }
-    if messages.last().is_some_and(|message| message.role == Role::Assistant) {
-        return Err(fields.wrong("messages", "the last message must be the user's"));
-    }
-    Ok(messages)
-}
-
-/// Blocks of a message as parts of a chat's. `names` are the functions that were called.
-fn parts(blocks: &[Value], place: &str, names: &mut HashMap<String, String>) -> Result<Vec<Value>, Failure> {
-    let (mut parts, mut calls): (Vec<Value>, bool) = (Vec::new(), false);
-    for (at, block) in blocks.iter().enumerate() {
-        let wrong = |field: &str, problem: &str| Failure::field(&format!("{place}[{at}]{field}"), problem);
-        match block["type"].as_str() {
-            // What was thought before isn't part of the conversation.
-            Some("thinking" | "redacted_thinking") => {}
-            Some("image") => parts.push(
-                picture(block)
-                    .ok_or_else(|| wrong(".source", "it must be of type base64, with media_type and data"))?,
-            ),
-            Some("tool_use") => {
-                let here = format!("{place}[{at}]");
-                let (id, name) = (tools::text(block, "id", &here)?, tools::text(block, "name", &here)?);
-                if !block["input"].is_object() {
-                    return Err(wrong(".input", "it must be an object"));
-                }
-                names.insert(id.to_owned(), name.to_owned());
-                parts.push(json!({"type": "text", "text": tools::call_text(name, &block["input"])}));
-                calls = true;
-            }
-            Some("tool_result") => {
-                let name = names.get(tools::text(block, "tool_use_id", &format!("{place}[{at}]"))?);
-                let mut said = String::new();
-                match &block["content"] {
-                    Value::Null => {}
-                    Value::String(text) => said.push_str(text),
-                    Value::Array(inner) => {
-                        for part in inner {
-                            match (words(part), picture(part)) {
-                                (Some(text), _) => said.push_str(text),
-                                (None, Some(picture)) => parts.push(picture),
-                                _ => return Err(wrong(".content", "it must be text and images")),
-                            }
-                        }
-                    }
-                    _ => return Err(wrong(".content", "it must be a text or blocks")),
-                }
-                let name = name.map_or("the function", String::as_str);
-                parts.push(json!({"type": "text", "text": tools::result_text(name, &said)}));
-                calls = true;
-            }
-            Some("text") => parts.push(block.clone()),
-            _ => return Err(wrong(".type", "it must be text, image, tool_use, tool_result or thinking")),
-        }
-    }
-    Ok(if calls { joined(parts) } else { parts })
-}
-
-/// Makes texts that follow each other one: the template writes parts without anything between.
-fn joined(parts: Vec<Value>) -> Vec<Value> {
-    let mut joined: Vec<Value> = Vec::with_capacity(parts.len());
-    for part in parts {
-        let before = joined.last().and_then(|last| last["text"].as_str());
-        match (before, part["text"].as_str()) {
-            (Some(before), Some(text)) => {
-                let both = format!("{before}\n\n{text}");
-                joined.pop();
-                joined.push(json!({"type": "text", "text": both}));
-            }
-            _ => joined.push(part),
-        }
-    }
-    joined
-}
-
-/// The words of a block that is text.
-fn words(block: &Value) -> Option<&str> {
-    block["text"].as_str().filter(|_| block["type"] == "text")
-}
-
-/// The picture of a block that is one.
-fn picture(block: &Value) -> Option<Value> {
-    if block["type"] != "image" {
-        return None;
-    }
-    let source = &block["source"];
-    let url = match (source["type"].as_str(), source["media_type"].as_str(), source["data"].as_str()) {
-        (Some("base64"), Some(kind), Some(data)) => format!("data:{kind};base64,{data}"),
-        (Some("url"), _, _) => source["url"].as_str().unwrap_or_default().to_owned(),
-        _ => return None,
-    };
-    Some(json!({"type": "image_url", "image_url": {"url": url}}))
-}
-
 fn reason(end: Option<End>) -> Option<&'static str> {
     end.map(|end| match end {
         End::Stop => "end_turn",
         End::StopString => "stop_sequence",
         End::Length | End::Thought | End::Loop | End::Time => "max_tokens",
     })
+}
+
+/// Says why an answer ended where Anthropic has no word for it.
+fn tell_detail(of: &mut Value, end: Option<End>) {
+    if let Some(detail) = end.and_then(End::detail) {
+        of["finish_detail"] = json!(detail);
+    }
 }
 
 fn usage(outcome: &Outcome) -> Value {
@@ -312,7 +234,8 @@ impl Writer for Events {
         self.close(out);
         let Some(outcome) = outcomes.first() else { return };
         let reason = if calls { Some("tool_use") } else { reason(outcome.end) };
-        let delta = json!({"stop_reason": reason, "stop_sequence": outcome.stop});
+        let mut delta = json!({"stop_reason": reason, "stop_sequence": outcome.stop});
+        tell_detail(&mut delta, outcome.end);
         named_event(&json!({"type": "message_delta", "delta": delta, "usage": usage(outcome)}), out);
         named_event(&json!({"type": "message_stop"}), out);
     }

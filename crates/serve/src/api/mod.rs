@@ -9,6 +9,7 @@ pub(crate) mod models;
 pub(crate) mod ollama;
 mod options;
 pub(crate) mod responses;
+pub(crate) mod sessions;
 pub(crate) mod tokens;
 
 use crate::audit::digest;
@@ -21,7 +22,7 @@ use crate::outcome::Outcome;
 use crate::server::Shared;
 use crate::stream::Running;
 use crate::tools::{self, Names};
-use crate::worker::{Order, Reply};
+use crate::worker::{Order, Place, Reply};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
@@ -33,22 +34,17 @@ use options::{Hold, random};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
-
-/// How long a body may take to come.
-const BODY_TIME: Duration = Duration::from_secs(120);
 
 /// Reads a request's body as an object.
 async fn read(shared: &Shared, request: Request) -> Result<(Fields, Owner), Failure> {
     let owner = request.extensions().get::<Owner>().cloned().unwrap_or_default();
-    let limit = shared.config.body;
-    let body = axum::body::to_bytes(request.into_body(), limit);
-    let body = tokio::time::timeout(BODY_TIME, body).await.map_err(|_| Failure::too_slow())?;
-    let body = body.map_err(|_| Failure::too_large(limit))?;
+    let (body, share) = shared.room.read(request.into_body(), shared.config.body).await?;
     let audited = owner.entry.is_some();
     // Large bodies are pictures: parsing them shouldn't hold up others.
-    let read = tokio::task::spawn_blocking(move || (Fields::parse(&body), audited.then(|| digest(&body)))).await;
+    let parse = move || (Fields::parse(&body, share), audited.then(|| digest(&body)));
+    let read = tokio::task::spawn_blocking(parse).await;
     let (fields, digest) = read.map_err(|_| Failure::engine("the request couldn't be read"))?;
     if let (Some(entry), Some(digest)) = (&owner.entry, digest) {
         entry.begin(digest).await?;
@@ -106,6 +102,25 @@ impl Ask {
     }
 }
 
+/// Does what takes long where it holds up nobody, with a place among the requests in flight, which stays taken until
+/// the work has ended, even if who asked has left.
+async fn work<T: Send + 'static>(
+    place: Place,
+    todo: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<(T, Place), Failure> {
+    let done = tokio::task::spawn_blocking(move || todo().map(|done| (done, place))).await;
+    done.map_err(|_| Failure::engine("the request couldn't be prepared"))?
+}
+
+/// So many places among the requests in flight.
+fn place(shared: &Shared, answers: usize) -> Result<Place, Failure> {
+    if answers > shared.config.in_flight {
+        return Err(Failure::bad(format!("a request can have {} answers at most", shared.config.in_flight)));
+    }
+    let permit = Arc::clone(&shared.in_flight).try_acquire_many_owned(answers as u32);
+    permit.map(Arc::new).map_err(|_| Failure::busy())
+}
+
 /// Prepares requests, puts them into the queue and waits until they stand there.
 async fn submit(
     shared: &Arc<Shared>,
@@ -113,38 +128,43 @@ async fn submit(
     answers: usize,
     prepare: impl FnOnce(&Frontend, &Shared) -> Result<Vec<Prepared>, Failure> + Send + 'static,
 ) -> Result<Running, Failure> {
-    let deadline = Instant::now() + shared.config.time;
+    let begun = Instant::now();
+    let time = (begun, begun + shared.config.time);
     let frontend = shared.ready()?.frontend.clone();
-    if answers > shared.config.in_flight {
-        return Err(Failure::bad(format!("a request can have {} answers at most", shared.config.in_flight)));
-    }
-    let permit = Arc::clone(&shared.in_flight).try_acquire_many_owned(answers as u32).map_err(|_| Failure::busy())?;
+    let place = place(shared, answers)?;
     let preparing = Arc::clone(&shared.preparing).acquire_owned().await.map_err(|_| Failure::busy())?;
     let of = Arc::clone(shared);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&frontend, &of)).await;
-    let prepared = prepared.map_err(|_| Failure::engine("the request couldn't be prepared"))??;
-    let pictures = prepared.iter().any(Prepared::has_pictures);
-    // Pictures take memory until the engine has encoded them: only so many at once.
-    let held = pictures.then_some(preparing);
+    // Both places go with the work: a picture goes on being decoded when its sender has left.
+    let prepare = move || prepare(&frontend, &of).map(|prepared| (prepared, Arc::new(preparing)));
+    let ((prepared, preparing), place) = work(place, prepare).await?;
+    let pictures = prepared.iter().any(Prepared::has_pictures).then_some(preparing);
     let (replies, mut received) = mpsc::unbounded_channel();
     let count = prepared.len();
     let ready = shared.ready()?;
     for (index, request) in prepared.into_iter().enumerate() {
-        let order = Order { request, owner: owner.id, deadline, index, replies: replies.clone() };
+        let (place, pictures) = (Arc::clone(&place), pictures.clone());
+        let order = Order { request, owner: owner.id, time, place, pictures, index, replies: replies.clone() };
+        shared.metrics.sent();
         ready.orders.send(order).map_err(|_| Failure::unavailable("the engine has stopped"))?;
     }
-    drop(replies);
+    drop((replies, pictures));
+    let mut cut = shared.cut.subscribe();
     let (mut accepted, mut first) = (0, Vec::new());
     while accepted < count {
-        match received.recv().await {
+        let reply = tokio::select! {
+            reply = received.recv() => reply,
+            _ = cut.wait_for(|cut| *cut) => None,
+        };
+        match reply {
             Some((_, Reply::Accepted)) => accepted += 1,
             Some((_, Reply::Said(Said::Failed(error)))) => return Err(error.into()),
             Some(other) => first.push(other),
-            None => return Err(Failure::unavailable("the engine has stopped")),
+            None => return Err(Failure::unavailable("the server is ending")),
         }
     }
-    drop(held);
-    Ok(Running::new(received, first, count, permit, owner.entry))
+    let outcomes = (0..count).map(|_| Outcome::default()).collect();
+    let (entry, failed, time) = (owner.entry, false, (begun, time.1 + shared.config.reading));
+    Ok(Running { replies: received, first, outcomes, failed, entry, _place: place, time, cut })
 }
 
 /// One prompt, answered so many times, each with a seed of its own.
@@ -213,4 +233,24 @@ fn named_event(body: &Value, out: &mut String) {
     out.push_str(body["type"].as_str().unwrap_or("message"));
     out.push('\n');
     event(body, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn a_place_stays_taken_while_there_is_work_for_one_who_has_left() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::new(Arc::clone(&places).try_acquire_owned().unwrap());
+        let (go_on, wait) = channel::<()>();
+        let asked = work(place, move || wait.recv().map_err(|_| Failure::busy()));
+        assert!(tokio::time::timeout(Duration::from_millis(20), asked).await.is_err(), "it has left");
+        assert_eq!(places.available_permits(), 0);
+        go_on.send(()).unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(60), places.acquire()).await.is_ok());
+    }
 }

@@ -21,6 +21,7 @@ fn about(shared: &Shared) -> Result<Value, Failure> {
         "capabilities": {
             "chat": chats, "completion": true, "vision": sees, "thinking": thinks, "tools": chats,
             "structured_outputs": true, "logprobs": true, "embeddings": false,
+            "sessions": shared.sessions.is_some(),
         },
     }))
 }

@@ -22,7 +22,7 @@ use medgemma_engine::Options;
 use medgemma_engine::pipeline::{Frontend, Prepared};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Ollama's errors are a text.
 fn refusal(failure: &Failure) -> Response {
@@ -45,6 +45,26 @@ pub(crate) async fn generate(State(shared): State<Arc<Shared>>, request: Request
         Err(failure) => Err(failure),
     };
     result.unwrap_or_else(|failure| refusal(&failure))
+}
+
+/// The answer to a request that asks nothing: Ollama's clients load, or unload, a model so. This one stays loaded.
+fn loaded(shared: &Shared, fields: &Fields, chat: bool) -> Result<Option<Response>, Failure> {
+    let nothing = match fields.get(if chat { "messages" } else { "prompt" }) {
+        None => true,
+        Some(Value::Array(list)) => chat && list.is_empty(),
+        Some(Value::String(text)) => !chat && text.is_empty(),
+        Some(_) => false,
+    };
+    let pictures = fields.get("images").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if !nothing || pictures {
+        return Ok(None);
+    }
+    shared.ready()?;
+    let unload = fields.get("keep_alive").is_some_and(|time| time.as_f64() == Some(0.0) || *time == "0");
+    let lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now(), turn: Turn::new(&None) };
+    let mut line = lines.line("", "");
+    (line["done"], line["done_reason"]) = (json!(true), json!(if unload { "unload" } else { "load" }));
+    Ok(Some(respond(&line, &[])))
 }
 
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
@@ -75,6 +95,9 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
         stop: stops(&asked, "stop")?,
         ..Options::default()
     };
+    if let Some(response) = loaded(shared, &fields, chat)? {
+        return Ok(response);
+    }
     let (messages, pictures) = if chat { input::conversation(&fields)? } else { input::question(&fields)? };
     // A pre-trained model continues the text; so does any where the request says so.
     let raw = !chat && (fields.flag("raw")?.unwrap_or(false) || !frontend.can_chat());
@@ -90,7 +113,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     })
     .await?;
     let turn = Turn::new(&names);
-    let mut lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now(), turn };
+    let mut lines = Lines { model: shared.config.model.clone(), chat, begun: running.begun(), turn };
     if stream {
         return Ok(warn_of_tools(tell_ignored(stream::respond(running, lines), &ignored), &names));
     }
@@ -154,9 +177,17 @@ impl Lines {
     fn finish(&self, line: &mut Value, outcome: &Outcome) {
         line["done"] = json!(true);
         line["done_reason"] = json!(outcome.end.map(End::reason));
-        line["total_duration"] = json!(self.begun.elapsed().as_nanos() as u64);
+        if let Some(detail) = outcome.end.and_then(End::detail) {
+            line["finish_detail"] = json!(detail);
+        }
+        let nanoseconds = |time: Duration| json!(time.as_nanos() as u64);
+        line["total_duration"] = nanoseconds(self.begun.elapsed());
+        // The model is always loaded.
+        line["load_duration"] = json!(0);
         line["prompt_eval_count"] = json!(outcome.prompt_tokens);
+        line["prompt_eval_duration"] = nanoseconds(outcome.timings.prompt);
         line["eval_count"] = json!(outcome.new_tokens);
+        line["eval_duration"] = nanoseconds(outcome.timings.generation);
     }
 }
 

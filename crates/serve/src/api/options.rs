@@ -10,6 +10,7 @@ use medgemma_engine::Options;
 use medgemma_engine::pipeline::{Frontend, Penalized, Prepared};
 use medgemma_gemma::sampler::{Penalties, Sampling};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 /// Most stop strings, and the longest.
@@ -135,7 +136,10 @@ impl Writing {
 /// How tokens are chosen: what a request doesn't say is as the checkpoint's authors publish it, but for the seed.
 pub(super) fn sampling(fields: &Fields, frontend: &Frontend) -> Result<Sampling, Failure> {
     let usual = frontend.default_sampling();
-    let seed = fields.integer("seed")?.map_or_else(random, |seed| seed as u64);
+    let seed = match fields.get("seed").and_then(Value::as_u64) {
+        Some(seed) => seed,
+        None => fields.integer("seed")?.map_or_else(random, |seed| seed as u64),
+    };
     let sampling = Sampling {
         temperature: fields.number("temperature", &Sampling::TEMPERATURE)?.unwrap_or(usual.temperature),
         top_k: fields.integer("top_k")?.map_or(usual.top_k, |k| usize::try_from(k).unwrap_or(0)),
@@ -157,7 +161,13 @@ pub(super) fn penalties(fields: &Fields, repetition: &str, frontend: &Frontend) 
             let problem =
                 || fields.wrong("logit_bias", "it must give token ids of the vocabulary numbers from -100 to 100");
             let vocab = frontend.config().text.vocab;
-            map.iter().map(|(id, value)| bias(id, value, vocab).ok_or_else(problem)).collect::<Result<_, _>>()?
+            let given = map.iter().map(|(id, value)| bias(id, value, vocab).ok_or_else(problem));
+            let given: Vec<(u32, f32)> = given.collect::<Result<_, _>>()?;
+            let ids: HashSet<u32> = given.iter().map(|(id, _)| *id).collect();
+            match ids.len() == given.len() {
+                true => given,
+                false => return Err(fields.wrong("logit_bias", "it names a token twice")),
+            }
         }
         Some(_) => return Err(fields.wrong("logit_bias", format!("it must be an object of at most {BIASES} tokens"))),
     };

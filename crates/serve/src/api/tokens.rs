@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 
 use super::options::Hold;
-use super::{Ask, check_model, read, respond};
+use super::{Ask, check_model, place, read, respond, work};
 use crate::failure::Failure;
 use crate::server::Shared;
 use crate::tools;
@@ -26,7 +26,7 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
             Some(ask.fetched(&shared).await?)
         }
     };
-    let (ids, ignored) = tokio::task::spawn_blocking(move || {
+    let ((ids, ignored), _) = work(place(&shared, 1)?, move || {
         let ids = match ask {
             Some(ask) => ask.prepare(&frontend, &of)?.ids().to_vec(),
             None => {
@@ -41,10 +41,9 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
                 ids
             }
         };
-        Ok::<_, Failure>((ids, fields.ignored()))
+        Ok((ids, fields.ignored()))
     })
-    .await
-    .map_err(|_| Failure::engine("the text couldn't be read"))??;
+    .await?;
     let most = shared.ready()?.frontend.context();
     Ok(respond(&json!({"tokens": ids, "count": ids.len(), "max_model_len": most}), &ignored))
 }
@@ -53,12 +52,17 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
 pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, _) = read(&shared, request).await?;
     check_model(&shared, &fields)?;
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    let ids: Option<Vec<u32>> =
-        fields.get("tokens").and_then(Value::as_array).and_then(|list| list.iter().map(id).collect());
-    let ids = ids.ok_or_else(|| fields.wrong("tokens", "it must be a list of token ids"))?;
-    let text = shared.ready()?.frontend.tokenizer().decode(&ids, false);
-    Ok(respond(&json!({"prompt": text}), &fields.ignored()))
+    let frontend = shared.ready()?.frontend.clone();
+    let ((text, ignored), _) = work(place(&shared, 1)?, move || {
+        let tokenizer = frontend.tokenizer();
+        let id = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|id| tokenizer.token(*id).is_some());
+        let list = fields.get("tokens").and_then(Value::as_array);
+        let ids: Option<Vec<u32>> = list.and_then(|list| list.iter().map(id).collect());
+        let ids = ids.ok_or_else(|| fields.wrong("tokens", "it must be a list of token ids of the vocabulary"))?;
+        Ok((tokenizer.decode(&ids, false), fields.ignored()))
+    })
+    .await?;
+    Ok(respond(&json!({"prompt": text}), &ignored))
 }
 
 /// `GET /tokenizer_info`: what a client needs to write prompts itself.

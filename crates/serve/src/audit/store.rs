@@ -1,17 +1,9 @@
 //! The audit log's file: a SQLite database that anybody's tools can read.
 
+use crate::database::Kind;
 use rusqlite::{Connection, params};
-use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Says in the file's header that it is such a log ("mgal").
-const APPLICATION: i32 = 0x6d67_616c;
-/// Version of the tables.
-const VERSION: i32 = 1;
-/// How long another program may hold the file.
-const BUSY: Duration = Duration::from_secs(2);
 
 const TABLES: &str = "
     CREATE TABLE run (
@@ -23,6 +15,9 @@ const TABLES: &str = "
         new_tokens INTEGER, status INTEGER, finish TEXT, PRIMARY KEY (run, number)
     ) STRICT, WITHOUT ROWID;
 ";
+/// The log's file.
+const LOG: Kind = Kind { name: "audit log", application: 0x6d67_616c, version: 1, tables: TABLES };
+
 const BEGIN_RUN: &str =
     "INSERT INTO run (begun, version, model) VALUES (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), ?1, ?2)";
 const END_RUN: &str = "UPDATE run SET ended = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE run = ?1";
@@ -61,13 +56,9 @@ impl Store {
     /// # Errors
     /// What is wrong with the file.
     pub(super) fn open(path: &Path, model: &str) -> Result<Self, String> {
-        make(path).map_err(|error| error.to_string())?;
-        let connection = Connection::open(path).map_err(plain)?;
-        connection.busy_timeout(BUSY).map_err(plain)?;
-        let is_new = check(&connection)?;
-        make_private(path).map_err(|error| error.to_string())?;
-        prepare(&connection, is_new)?;
-        connection.execute(BEGIN_RUN, params![env!("CARGO_PKG_VERSION"), model]).map_err(plain)?;
+        let connection = LOG.open(path)?;
+        let begun = connection.execute(BEGIN_RUN, params![env!("CARGO_PKG_VERSION"), model]);
+        begun.map_err(|error| error.to_string())?;
         let run = connection.last_insert_rowid();
         Ok(Self { connection, run })
     }
@@ -109,57 +100,6 @@ impl Store {
     pub(super) fn end(self) -> rusqlite::Result<()> {
         self.connection.execute(END_RUN, [self.run]).map(|_| ())
     }
-}
-
-/// Makes the file if it isn't there.
-fn make(path: &Path) -> std::io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
-}
-
-/// Lets nobody but its owner read the file. SQLite gives those that it makes beside it the same permissions.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    Ok(())
-}
-
-/// Whether the file is new, and not a log yet.
-fn check(connection: &Connection) -> Result<bool, String> {
-    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(plain);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(plain)?;
-    match (tables, number("application_id")?, number("user_version")?) {
-        (0, 0, 0) => Ok(true),
-        (_, APPLICATION, VERSION) => Ok(false),
-        (_, APPLICATION, version) => Err(format!("it is an audit log of version {version}, not {VERSION}")),
-        _ => Err("it is a database of something else: name a new file".into()),
-    }
-}
-
-fn prepare(connection: &Connection, is_new: bool) -> Result<(), String> {
-    // Readers disturb nobody, and a crash leaves whole transactions.
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(plain)?;
-    if mode != "wal" {
-        return Err("it can't be written ahead (is it on a network drive?)".into());
-    }
-    // A commit is on the disk, whatever happens to the power.
-    connection.pragma_update(None, "synchronous", "full").map_err(plain)?;
-    if is_new {
-        let made = format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;"
-        );
-        connection.execute_batch(&made).map_err(plain)?;
-    }
-    Ok(())
-}
-
-fn plain(error: rusqlite::Error) -> String {
-    error.to_string()
 }
 
 fn hex(digest: [u8; 32]) -> String {

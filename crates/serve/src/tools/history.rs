@@ -159,7 +159,7 @@ fn read(message: &Value, place: &str) -> Result<Message, Failure> {
 }
 
 /// Adds a message to the one before it. Texts that meet become one: the template writes parts without anything between.
-fn join(last: &mut Message, next: Message) {
+pub(crate) fn join(last: &mut Message, next: Message) {
     for part in next.content {
         match (last.content.last_mut(), part) {
             (Some(Part::Text(before)), Part::Text(text)) => {

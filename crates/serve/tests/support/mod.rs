@@ -108,10 +108,11 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
-    /// Nothing runs, nothing waits, and no block is held.
+    /// Nothing runs, nothing waits, no place is taken and no block is held.
     pub(crate) fn wait_until_idle(&self) {
         self.wait_until("nothing runs", |server| {
             [
+                "requests_in_flight",
                 "requests_running",
                 "requests_waiting",
                 "kv_blocks_held{pool=\"global\"}",

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::fields::Fields;
-use crate::image;
+use crate::image::Decoder;
 use crate::tools::{History, text};
 use medgemma_gemma::image::RgbImage;
 use medgemma_gemma::text::{Message, Part, Role};
@@ -14,12 +14,11 @@ pub(super) type Pictures = Vec<(String, Vec<String>)>;
 
 /// Decodes pictures, in order.
 pub(super) fn decode(pictures: &Pictures, config: &Config) -> Result<Vec<RgbImage>, Failure> {
-    let count: usize = pictures.iter().map(|(_, list)| list.len()).sum();
-    if count > config.images {
-        return Err(Failure::field("images", format!("more than {} pictures", config.images)));
+    let mut decoder = Decoder::new(config);
+    for (field, data) in pictures.iter().flat_map(|(field, list)| list.iter().map(move |data| (field, data))) {
+        decoder.base64(field, data)?;
     }
-    let all = pictures.iter().flat_map(|(field, list)| list.iter().map(move |data| (field, data)));
-    all.map(|(field, data)| image::decode_base64(field, data, config)).collect()
+    Ok(decoder.into_images())
 }
 
 /// A message's pictures, in base64.
