@@ -121,10 +121,21 @@ pub(crate) enum Quant {
     Bf16,
     /// 8 bits
     Q8,
+    /// 8-bit floats (E4M3), a scale for each row
+    Fp8,
     /// 4 bits
     Q4,
     /// 4 bits, NormalFloat
     Nf4,
+}
+
+/// Keys and values as they are held in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kv {
+    /// 16 bits
+    Bf16,
+    /// 8-bit floats (E4M3): half the memory
+    Fp8,
 }
 
 /// How a model is loaded.
@@ -134,6 +145,9 @@ pub(crate) struct Load {
     /// Hold the weights smaller than the file does
     #[arg(long, value_enum)]
     pub(crate) quant: Option<Quant>,
+    /// Hold keys and values smaller; else exactly beside float weights on the processor, in bf16 otherwise
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) kv: Option<Kv>,
     /// Where to compute: auto (what fits on an NVIDIA GPU, the rest on the processor), cpu, cuda or cuda:N for one of several
     #[arg(long, value_name = "DEVICE", value_parser = device, default_value = "auto")]
     pub(crate) device: Device,

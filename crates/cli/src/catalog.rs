@@ -15,6 +15,7 @@ impl Quant {
         match self {
             Self::Bf16 => "bf16",
             Self::Q8 => "q8",
+            Self::Fp8 => "fp8",
             Self::Q4 => "q4",
             Self::Nf4 => "nf4",
         }
@@ -25,6 +26,7 @@ impl Quant {
         match self {
             Self::Bf16 => DType::BF16,
             Self::Q8 => DType::Q8_0,
+            Self::Fp8 => DType::F8,
             Self::Q4 => DType::Q4_0,
             Self::Nf4 => DType::Nf4,
         }
@@ -147,7 +149,7 @@ impl Variant {
 
     /// Bytes to run it in, with the usual context.
     pub(crate) fn memory(&self, quant: Quant) -> u64 {
-        footprint::memory(&self.config(), quant.dtype(), USUAL_CONTEXT)
+        footprint::memory(&self.config(), quant.dtype(), None, USUAL_CONTEXT)
     }
 
     /// How many of its layers, and of how many, a GPU with so much free memory takes with the usual context.

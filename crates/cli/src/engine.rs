@@ -1,6 +1,6 @@
 //! From what was typed to a model that can be asked.
 
-use crate::args::{Load, Quant};
+use crate::args::{Kv, Load, Quant};
 use crate::catalog::Variant;
 use crate::conversation::{Turn, for_engine};
 use crate::interrupt;
@@ -14,7 +14,7 @@ use medgemma_formats::DType;
 use medgemma_gemma::Weights;
 use medgemma_gemma::locate::{self, DEMO, Located, locate};
 use medgemma_gemma::text::{Message, Role};
-use medgemma_kernels::WeightFormat;
+use medgemma_kernels::{CacheType, WeightFormat};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -25,6 +25,7 @@ impl Quant {
         match self {
             Self::Bf16 => medgemma_engine::Quant::Bf16,
             Self::Q8 => medgemma_engine::Quant::Q8,
+            Self::Fp8 => medgemma_engine::Quant::F8,
             Self::Q4 => medgemma_engine::Quant::Q4,
             Self::Nf4 => medgemma_engine::Quant::Nf4,
         }
@@ -38,9 +39,18 @@ impl Load {
             None => WeightFormat::Stored,
             Some(Quant::Bf16) => WeightFormat::BF16,
             Some(Quant::Q8) => WeightFormat::Q8,
+            Some(Quant::Fp8) => WeightFormat::F8,
             Some(Quant::Q4) => WeightFormat::Q4,
             Some(Quant::Nf4) => WeightFormat::Nf4,
         }
+    }
+
+    /// How keys and values are held, where that was asked for.
+    pub(crate) fn cache(&self) -> Option<CacheType> {
+        self.kv.map(|kv| match kv {
+            Kv::Bf16 => CacheType::BF16,
+            Kv::Fp8 => CacheType::F8,
+        })
     }
 
     /// As the engine has them.
@@ -49,6 +59,7 @@ impl Load {
             device: self.device,
             gpu_layers: self.gpu_layers,
             quant: self.quant.map(Quant::for_engine),
+            cache: self.cache(),
             context: self.context,
             threads: self.threads,
             mmproj: self.mmproj.clone(),
@@ -119,7 +130,7 @@ fn load_with(
     let mut pipeline = pipeline?;
     if let Some((name, draft)) = draft {
         // It is small: it is held as its file has it.
-        let options = LoadOptions { quant: None, mmproj: None, ..options.clone() };
+        let options = LoadOptions { quant: None, cache: None, mmproj: None, ..options.clone() };
         let bar = LoadBar::new(name, quiet);
         let loaded = pipeline.load_draft(draft, &options, |progress| bar.set(progress.done, progress.total));
         bar.finish();
@@ -161,10 +172,10 @@ fn dtype(checkpoint: &Checkpoint, load: &Load) -> Result<DType> {
 pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load, placed: &Placed) -> Result<String> {
     let dtype = dtype(checkpoint, load)?;
     let context = load.context.unwrap_or(USUAL_CONTEXT);
-    let needed = footprint::memory(&checkpoint.config, dtype, context);
+    let needed = footprint::memory(&checkpoint.config, dtype, load.cache(), context);
     let (memory, whose) = memory(placed)?;
     let smaller = [Quant::Q8, Quant::Q4].into_iter().find(|quant| {
-        let smaller = footprint::memory(&checkpoint.config, quant.dtype(), context);
+        let smaller = footprint::memory(&checkpoint.config, quant.dtype(), load.cache(), context);
         smaller < needed && smaller < memory.available
     });
     let remedy = smaller.map_or_else(String::new, |quant| format!(": use --quant {}", quant.name()));

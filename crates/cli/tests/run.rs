@@ -35,6 +35,23 @@ impl Program {
     }
 }
 
+/// Weights, keys and values in 8-bit floats: an answer of as many tokens, by log-probabilities that aren't the exact ones.
+#[test]
+fn eight_bit_floats_can_be_asked_for() {
+    let program = Program::new("tiny-text");
+    let logprobs = |args: &[&str]| {
+        let completion =
+            json(&program.run(&[&["Say it.", "--json", "--logprobs", "0", "--device", "cpu"], args].concat()));
+        assert_eq!(completion["usage"]["completion_tokens"], 8);
+        completion["choices"][0]["logprobs"]["content"][0]["logprob"].as_f64().unwrap()
+    };
+    let exact = logprobs(&[]);
+    for args in [&["--quant", "fp8"][..], &["--kv", "fp8"], &["--quant", "fp8", "--kv", "fp8"]] {
+        let found = logprobs(args);
+        assert!(found != exact && (found - exact).abs() < 1.0, "{args:?}: {found} for {exact}");
+    }
+}
+
 #[test]
 fn json_is_a_chat_completion() {
     let program = Program::new("tiny-mm16");

@@ -18,9 +18,10 @@ fn main() -> Result<(), Error> {
         Some("f32") => Some(Quant::F32),
         Some("bf16") => Some(Quant::Bf16),
         Some("q8") => Some(Quant::Q8),
+        Some("fp8") => Some(Quant::F8),
         Some("q4") => Some(Quant::Q4),
         Some("nf4") => Some(Quant::Nf4),
-        Some(other) => return Err(Error::Parameter(format!("{other}: not stored, f32, bf16, q8, q4 or nf4"))),
+        Some(other) => return Err(Error::Parameter(format!("{other}: not stored, f32, bf16, q8, fp8, q4 or nf4"))),
     };
     let model = std::env::args().nth(2).unwrap_or_else(|| "demo".to_owned());
     let mut pipeline = Pipeline::load_with(&model, &LoadOptions { quant, ..LoadOptions::default() }, |_| {})?;

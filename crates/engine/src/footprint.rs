@@ -2,6 +2,7 @@
 
 use medgemma_formats::DType;
 use medgemma_gemma::{Config, TextConfig, VisionConfig};
+use medgemma_kernels::CacheType;
 
 /// Tokens of context that memory is stated for when none is asked for.
 pub const USUAL_CONTEXT: usize = 8192;
@@ -59,7 +60,7 @@ pub fn bytes_as(weights: u64, dtype: DType) -> u64 {
 /// How the tables are held beside layers of `dtype`: with more bits than 4.
 pub(crate) fn table_dtype(dtype: DType) -> DType {
     match dtype {
-        DType::Q4_0 => DType::Q8_0,
+        DType::Q4_0 | DType::F8 => DType::Q8_0,
         DType::Nf4 => DType::BF16,
         dtype => dtype,
     }
@@ -74,18 +75,28 @@ pub fn weights(config: &Config, dtype: DType) -> u64 {
         + bytes_as(encoder, DType::BF16)
 }
 
-/// Bytes of keys and values for `context` tokens: global layers keep all of them, the others their window. They are
-/// f32 beside weights in floats, bf16 beside quantized ones.
-fn cache(text: &TextConfig, context: usize, dtype: DType) -> u64 {
-    let element = if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) { 4 } else { 2 };
+/// Bytes of an element of the cache on the processor, where nobody says how it is held: f32 beside weights in floats, bf16
+/// beside quantized ones.
+fn element(dtype: DType, kv: Option<CacheType>) -> usize {
+    match kv {
+        Some(CacheType::F8) => 1,
+        Some(CacheType::BF16 | CacheType::BF16Products) => 2,
+        Some(CacheType::F32) => 4,
+        None if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) => 4,
+        None => 2,
+    }
+}
+
+/// Bytes of keys and values for `context` tokens: global layers keep all of them, the others their window.
+fn cache(text: &TextConfig, context: usize, element: usize) -> u64 {
     let token = 2 * text.kv_heads * text.head_dim * element;
     (token * (text.global_layers() * context + text.local_layers() * context.min(text.window))) as u64
 }
 
-/// Bytes to run a model in.
-pub fn memory(config: &Config, dtype: DType, context: usize) -> u64 {
+/// Bytes to run a model in, its keys and values held as `kv`, or as they are when nobody says.
+pub fn memory(config: &Config, dtype: DType, kv: Option<CacheType>, context: usize) -> u64 {
     let work = if config.vision.is_some() { WORK.0 } else { WORK.1 };
-    weights(config, dtype) + cache(&config.text, context, dtype) + work
+    weights(config, dtype) + cache(&config.text, context, element(dtype, kv)) + work
 }
 
 #[cfg(test)]
@@ -112,10 +123,13 @@ mod tests {
 
     #[test]
     fn the_cache_at_full_context_is_as_designed() {
-        // 27B at 128K tokens: 10.9 GB in bf16, twice that in f32.
-        for (dtype, gb) in [(DType::Q4_0, 10.9), (DType::BF16, 21.8)] {
-            let bytes = cache(&Config::of_variant("27b-it").unwrap().text, 131_072, dtype) as f64 / 1e9;
-            assert!((bytes / gb - 1.0).abs() < 0.06, "{dtype:?}: {bytes}");
+        // 27B at 128K tokens: 10.9 GB in bf16, twice that in f32, half of it in 8 bits.
+        for (dtype, kv, gb) in
+            [(DType::Q4_0, None, 10.9), (DType::BF16, None, 21.8), (DType::BF16, Some(CacheType::F8), 5.45)]
+        {
+            let text = Config::of_variant("27b-it").unwrap().text;
+            let bytes = cache(&text, 131_072, element(dtype, kv)) as f64 / 1e9;
+            assert!((bytes / gb - 1.0).abs() < 0.06, "{dtype:?}, {kv:?}: {bytes}");
         }
     }
 }

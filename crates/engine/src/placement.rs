@@ -68,10 +68,11 @@ impl Needs {
         let sizes = run.sizes(config);
         let layer = |(index, &global): (usize, &bool)| {
             let blocks = if global { sizes.global_blocks } else { sizes.local_blocks };
-            weights(index).saturating_add(cache_bytes(config, blocks))
+            weights(index).saturating_add(cache_bytes(config, run.cache, blocks))
         };
         let layers = config.text.global.iter().enumerate().map(layer).collect();
-        Self { layers, besides: table + work(config, &sizes) }
+        let widened = widened_bytes(config, run.cache, sizes.global_blocks.max(sizes.local_blocks));
+        Self { layers, besides: (table + work(config, &sizes)).saturating_add(widened) }
     }
 
     /// How many of the last layers `free` bytes have room for.
@@ -85,10 +86,16 @@ impl Needs {
     }
 }
 
-/// Keys and values of a layer: bf16 on a card.
-fn cache_bytes(config: &Config, blocks: usize) -> u64 {
-    let token = (4 * config.text.kv_heads * config.text.head_dim) as u64;
+/// Keys and values of a layer on a card: bf16, or 8 bits where that is asked for.
+fn cache_bytes(config: &Config, cache: CacheType, blocks: usize) -> u64 {
+    let element = if cache == CacheType::F8 { 1 } else { 2 };
+    let token = (2 * element * config.text.kv_heads * config.text.head_dim) as u64;
     token.saturating_mul(BLOCK as u64).saturating_mul(blocks as u64)
+}
+
+/// Room for one layer's keys and values in bf16, which many rows read instead of 8 bits.
+fn widened_bytes(config: &Config, cache: CacheType, blocks: usize) -> u64 {
+    if cache == CacheType::F8 { cache_bytes(config, CacheType::BF16, blocks) } else { 0 }
 }
 
 /// Bytes of a card beside the decoder's weights, keys and values: a step's matrices, the image encoder, and [`SPARE`].
@@ -108,6 +115,7 @@ fn work(config: &Config, sizes: &Sizes) -> u64 {
 fn card_bytes(weights: u64, dtype: DType) -> u64 {
     let eighths_of_bits = match dtype {
         DType::F32 | DType::F16 | DType::BF16 | DType::Nf4 => 128,
+        DType::F8 => 64,
         DType::Q4_0 => 36,
         DType::Q4_1 | DType::Q4K => 48,
         DType::Q8_0 | DType::Q5_0 | DType::Iq4Nl => 68,
@@ -123,7 +131,7 @@ pub fn gpu_layers(config: &Config, dtype: DType, context: usize, free: u64) -> u
     let text = &config.text;
     let weights: u64 = matrices(text).into_iter().map(|(_, weights)| card_bytes(weights, dtype)).sum();
     let tables = card_bytes(table_weights(text), table_dtype(dtype));
-    let needs = |chunk| Needs::new(config, &run_config(context, 1, chunk), |_| weights, tables);
+    let needs = |chunk| Needs::new(config, &run_config(context, 1, chunk, None), |_| weights, tables);
     most(text.global.len(), |chunk| needs(chunk).fit(free)).0
 }
 
@@ -133,19 +141,25 @@ fn most(all: usize, fit: impl Fn(usize) -> usize) -> (usize, usize) {
     if fit(CARD_CHUNK) == all { (all, CARD_CHUNK) } else { (fit(CHUNK), CHUNK) }
 }
 
-fn run_config(context: usize, sequences: usize, chunk: usize) -> RunnerConfig {
+fn run_config(context: usize, sequences: usize, chunk: usize, cache: Option<CacheType>) -> RunnerConfig {
     let chunk = chunk.clamp(1, context.max(1));
-    RunnerConfig { context, sequences, chunk, outputs: OUTPUTS, cache: CacheType::BF16 }
+    RunnerConfig { context, sequences, chunk, outputs: OUTPUTS, cache: cache.unwrap_or(CacheType::BF16) }
 }
 
 /// Tokens whose keys and values fit a card beside the weights that are there; as many as `run` says where there is none.
 pub(crate) fn fitting(backend: &AnyBackend, config: &Config, run: &RunnerConfig) -> Result<usize, Error> {
     let Some(card) = backend.back() else { return Ok(run.context) };
     let sizes = run.sizes(config);
-    let local = config.text.local_layers() as u64 * cache_bytes(config, sizes.local_blocks);
+    let local = config.text.local_layers() as u64 * cache_bytes(config, run.cache, sizes.local_blocks);
+    let local = local.saturating_add(widened_bytes(config, run.cache, sizes.local_blocks));
     let free = (card.memory()?.0 as u64).saturating_sub(work(config, &sizes).saturating_add(local));
-    let block = config.text.global_layers().max(1) as u64 * cache_bytes(config, 1);
+    let block = block_bytes(config, run.cache);
     Ok((free / block.max(1) * BLOCK as u64).clamp(1024, u64::MAX).min(run.context as u64) as usize)
+}
+
+/// What a block more of context takes.
+fn block_bytes(config: &Config, cache: CacheType) -> u64 {
+    config.text.global_layers().max(1) as u64 * cache_bytes(config, cache, 1) + widened_bytes(config, cache, 1)
 }
 
 fn gigabytes(bytes: u64) -> String {
@@ -234,7 +248,8 @@ impl Checkpoint {
         let tables = card_bytes(table_weights(text), dtype);
         let context = options.context.unwrap_or(USUAL_CONTEXT).min(text.max_position);
         let needs = |chunk: usize| {
-            let run = run_config(context, options.conversations.max(1), options.chunk.unwrap_or(chunk));
+            let chunk = options.chunk.unwrap_or(chunk);
+            let run = run_config(context, options.conversations.max(1), chunk, options.cache);
             Needs::new(&self.config, &run, |layer| weights[layer], tables)
         };
         let (number, chunk) = most(layers, |chunk| needs(chunk).fit(free));
@@ -284,7 +299,7 @@ mod tests {
         let needs = |chunk| {
             let table = card_bytes((config.text.vocab * config.text.hidden) as u64, DType::Q8_0);
             let weights: u64 = matrices(&config.text).into_iter().map(|(_, n)| card_bytes(n, DType::Q4_0)).sum();
-            Needs::new(&config, &run_config(8192, 1, chunk), |_| weights, table)
+            Needs::new(&config, &run_config(8192, 1, chunk, None), |_| weights, table)
         };
         let mut before = 0;
         for free in (0..40_000).map(|megabytes| megabytes * 1_000_000).step_by(97) {
@@ -296,6 +311,24 @@ mod tests {
             before = number;
         }
         assert_eq!(before, 62);
+    }
+
+    /// Half the bytes a token, but for what many rows read of one layer: the more layers there are, the less that is.
+    #[test]
+    fn more_tokens_fit_in_8_bits() {
+        for (variant, least) in [("4b-it", 1.4), ("27b-it", 1.65)] {
+            let config = Config::of_variant(variant).unwrap();
+            let [wide, narrow] = [CacheType::BF16, CacheType::F8].map(|cache| block_bytes(&config, cache) as f64);
+            assert!(wide / narrow > least && wide / narrow < 2.0, "{variant}: {wide} {narrow}");
+        }
+        // Where the context is what takes the room, more layers fit.
+        let checkpoint = Checkpoint::synthetic("27b-it", DType::Q4_0).unwrap();
+        let most = |cache| {
+            let (quant, context) = (Some(Quant::Q4), Some(131_072));
+            let options = LoadOptions { quant, cache, context, ..LoadOptions::default() };
+            checkpoint.most_layers(&options, 24 << 30).unwrap().layers
+        };
+        assert!(most(Some(CacheType::F8)) > most(None) && most(None) == most(Some(CacheType::BF16)));
     }
 
     /// The decoder's weights on a card in Q4_0 and bf16 are as large as elsewhere.

@@ -1,5 +1,6 @@
 //! Checkpoints converted to GGUF and read back, against the reference of the originals.
 
+#[allow(dead_code)] // shared with other tests
 mod support;
 
 use medgemma_engine::Checkpoint;

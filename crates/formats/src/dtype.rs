@@ -11,6 +11,8 @@ pub enum DType {
     F32,
     F16,
     BF16,
+    /// 8-bit floats (E4M3), without a scale.
+    F8,
     Q4_0,
     Q4_1,
     Q5_0,
@@ -28,12 +30,13 @@ pub enum DType {
 }
 
 impl DType {
-    /// The name people know the type by: ggml's for its blocks (`Q4_K`), `NF4` for bitsandbytes'.
+    /// The name people know the type by: ggml's for its blocks (`Q4_K`), `NF4` for bitsandbytes', safetensors' `F8_E4M3`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::BF16 => "BF16",
+            Self::F8 => "F8_E4M3",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
             Self::Q5_0 => "Q5_0",
@@ -53,7 +56,7 @@ impl DType {
     /// Elements in one block (1 for the float types, 32 or 256 for ggml's, 64 for NF4).
     pub const fn block_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::F8 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
             Self::Nf4 => 64,
@@ -65,6 +68,7 @@ impl DType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::F8 => 1,
             Self::Q4_0 | Self::Iq4Nl => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,

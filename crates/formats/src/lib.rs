@@ -11,7 +11,7 @@ mod quantize;
 mod safetensors;
 mod tensor;
 
-pub use blocks::dequantize;
+pub use blocks::{dequantize, f8_scale, f8_to_f32, f32_to_f8};
 pub use bytes::Bytes;
 pub use dtype::DType;
 pub use error::Error;

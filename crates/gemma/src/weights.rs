@@ -210,7 +210,9 @@ impl Weights {
         Ok(match format {
             WeightFormat::Stored => matches!(self.stored_as()?, Some(DType::F32 | DType::F16 | DType::BF16)),
             WeightFormat::F32 | WeightFormat::BF16 => true,
-            WeightFormat::BF16Products | WeightFormat::Q8 | WeightFormat::Q4 | WeightFormat::Nf4 => false,
+            WeightFormat::BF16Products | WeightFormat::Q8 | WeightFormat::Q4 | WeightFormat::Nf4 | WeightFormat::F8 => {
+                false
+            }
         })
     }
 

@@ -64,6 +64,31 @@ __device__ __forceinline__ float2 half2_to_float2(uint32_t v) {
     return __half22float2(*reinterpret_cast<__half2*>(&v));
 }
 
+/// Four 8-bit floats (E4M3) as two pairs of bf16: bytes 0 and 2, then 1 and 3. Exact: their bits are those of bf16 numbers
+/// that are 2^120 times smaller. The two codes that aren't numbers count as 480.
+__device__ __forceinline__ uint2 widen_f8(uint32_t v) {
+    const uint32_t even = ((v << 8) & 0x80008000u) | ((v << 4) & 0x07f007f0u);
+    const uint32_t odd = (v & 0x80008000u) | ((v >> 4) & 0x07f007f0u);
+    const __nv_bfloat162 up = __halves2bfloat162(__ushort_as_bfloat16(0x7b80), __ushort_as_bfloat16(0x7b80));
+    __nv_bfloat162 a = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&even), up);
+    __nv_bfloat162 b = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&odd), up);
+    return make_uint2(*reinterpret_cast<uint32_t*>(&a), *reinterpret_cast<uint32_t*>(&b));
+}
+
+__device__ __forceinline__ float f8_to_float(uint8_t v) {
+    return __uint_as_float((v & 0x80u) << 24 | (v & 0x7fu) << 20) * 0x1p120f;
+}
+
+/// The nearest 8-bit float, ties to even; what is beyond the largest, or not a number, becomes the largest.
+__device__ __forceinline__ uint8_t float_to_f8(float v) {
+    const uint32_t sign = __float_as_uint(v) >> 24 & 0x80u;
+    const float size = fminf(fabsf(v), 448.0f);
+    const uint32_t bits = __float_as_uint(size);
+    // Below the smallest normal number in steps of the smallest.
+    const uint32_t code = size < 0x1p-6f ? uint32_t(rintf(size * 512.0f)) : ((bits + 0x7ffffu + (bits >> 20 & 1)) >> 20) - (120 << 3);
+    return uint8_t(sign | code);
+}
+
 /// The tanh form of GELU, as the reference computes it.
 __device__ __forceinline__ float gelu_tanh(float x) {
     float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);

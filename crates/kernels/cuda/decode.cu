@@ -20,8 +20,17 @@ __device__ __forceinline__ void unpack8(float f[8], uint4 v) {
     f[0] = a.x, f[1] = a.y, f[2] = b.x, f[3] = b.y, f[4] = c.x, f[5] = c.y, f[6] = d.x, f[7] = d.y;
 }
 
-template <int DIM, int G>
-__device__ __forceinline__ void decode(const bf16* q, const bf16* keys, const bf16* values, const int* positions,
+/// Eight elements of a cache of bf16 (16 bytes) or 8-bit floats (8 bytes).
+__device__ __forceinline__ uint4 load8(const bf16* at) { return load_cg16(at); }
+__device__ __forceinline__ uint2 load8(const uint8_t* at) { return load_cg8(at); }
+__device__ __forceinline__ void unpack8(float f[8], uint2 v) {
+    const uint2 low = widen_f8(v.x), high = widen_f8(v.y);
+    float2 a = unpack_bf16(low.x), b = unpack_bf16(low.y), c = unpack_bf16(high.x), d = unpack_bf16(high.y);
+    f[0] = a.x, f[1] = b.x, f[2] = a.y, f[3] = b.y, f[4] = c.x, f[5] = d.x, f[6] = c.y, f[7] = d.y;
+}
+
+template <int DIM, int G, class E>
+__device__ __forceinline__ void decode(const bf16* q, const E* keys, const E* values, const int* positions,
                                        const int* ends, const int* sequence_of, const int* tables, int table_stride,
                                        int window, float scale, float* partial, float2* weight_of, int* arrived, bf16* out) {
     constexpr int LANES = DIM / 8;       // lanes that share a key
@@ -50,11 +59,11 @@ __device__ __forceinline__ void decode(const bf16* q, const bf16* keys, const bf
     constexpr int STEP = THREADS / 32 * AT_ONCE;
     constexpr int UNROLL = 4;
     for (int base = warp * AT_ONCE + which; base < count + which; base += STEP * UNROLL) {
-        uint4 k[UNROLL];
+        decltype(load8(keys)) k[UNROLL];
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
             int key = min(base + u * STEP, count - 1);
-            k[u] = load_cg16(keys + offset(begin + key));
+            k[u] = load8(keys + offset(begin + key));
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -100,9 +109,9 @@ __device__ __forceinline__ void decode(const bf16* q, const bf16* keys, const bf
     }
     float acc[G][8] = {};
     for (int base = warp * AT_ONCE + which; base < count; base += STEP * UNROLL) {
-        uint4 v[UNROLL];
+        decltype(load8(values)) v[UNROLL];
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) v[u] = load_cg16(values + offset(begin + min(base + u * STEP, count - 1)));
+        for (int u = 0; u < UNROLL; u++) v[u] = load8(values + offset(begin + min(base + u * STEP, count - 1)));
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
             if (base + u * STEP < count) {
@@ -176,24 +185,28 @@ __device__ __forceinline__ void decode(const bf16* q, const bf16* keys, const bf
 
 }  // namespace
 
-// q, out: bf16 [rows][kv_heads * G * DIM]; keys, values: one layer's, bf16 [block][kv_head][32][DIM];
+// q, out: bf16 [rows][kv_heads * G * DIM]; keys, values: one layer's, bf16 (or 8-bit floats) [block][kv_head][32][DIM];
 // partial f32 [rows][kv_heads][spans][G][DIM]; weight_of [rows][kv_heads][spans][G]; arrived i32 [rows][kv_heads], zero.
 // Launch: grid (spans, kv_heads, rows), block 128. spans >= the spans of each row (see span_of): for a global layer
 // ceil(longest / 64) up to 8192 keys, and max(128, ceil(longest / 512)) beyond; for a local one the same of min(longest, window + 63 (511)), and one more.
-#define DECODE(DIM, G)                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(128) decode_##DIM##_##G(                                                  \
-        const bf16* q, const bf16* keys, const bf16* values, const int* positions, const int* ends,                       \
+#define DECODE(NAME, DIM, G, E)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(128) NAME##_##DIM##_##G(                                                  \
+        const bf16* q, const E* keys, const E* values, const int* positions, const int* ends,                             \
         const int* sequence_of, const int* tables, int table_stride, int window, float scale, float* partial,             \
         float2* weight_of, int* arrived, bf16* out) {                                                                     \
-        decode<DIM, G>(q, keys, values, positions, ends, sequence_of, tables, table_stride, window, scale, partial,       \
-                       weight_of, arrived, out);                                                                          \
+        decode<DIM, G, E>(q, keys, values, positions, ends, sequence_of, tables, table_stride, window, scale, partial,    \
+                          weight_of, arrived, out);                                                                       \
     }
-DECODE(256, 1)
-DECODE(256, 2)
-DECODE(256, 4)
-DECODE(128, 1)
-DECODE(128, 2)
-DECODE(128, 4)
-DECODE(64, 1)
-DECODE(64, 2)
-DECODE(64, 4)
+DECODE(decode, 256, 1, bf16)
+DECODE(decode, 256, 2, bf16)
+DECODE(decode, 256, 4, bf16)
+DECODE(decode, 128, 1, bf16)
+DECODE(decode, 128, 2, bf16)
+DECODE(decode, 128, 4, bf16)
+DECODE(decode, 64, 1, bf16)
+DECODE(decode, 64, 2, bf16)
+DECODE(decode, 64, 4, bf16)
+// The published shapes.
+DECODE(decode_f8, 256, 2, uint8_t)
+DECODE(decode_f8, 256, 4, uint8_t)
+DECODE(decode_f8, 128, 2, uint8_t)

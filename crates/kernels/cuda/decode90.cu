@@ -94,15 +94,20 @@ struct Joined {
     }
 };
 
-/// What a block holds in shared memory.
-template <int DIM, int G>
+__device__ __forceinline__ void put(bf16* to, float v) { *to = __float2bfloat16(v); }
+__device__ __forceinline__ void put(uint8_t* to, float v) { *to = float_to_f8(v); }
+
+/// What a block holds in shared memory; keys and values as the cache holds them, bf16 or 8-bit floats.
+template <int DIM, int G, class E>
 struct Held {
+    static constexpr bool NARROW = sizeof(E) == 1;
+    static constexpr int WIDTH = DIM + 16 / sizeof(E);  // elements of a row of keys or values: no bank conflicts
     static constexpr int HALVES = DIM / 128;  // of a head, whose scores are summed apart
-    static constexpr int STRIDE = DIM + 8;  // elements of a row: no bank conflicts
+    static constexpr int STRIDE = DIM + 8;  // of queries, likewise
     static constexpr int WIDE = TILE + 8;
-    bf16 keys[TILE][STRIDE];
-    bf16 values[TILE][STRIDE];
-    bf16 query[G][STRIDE];
+    E keys[TILE][WIDTH];
+    E values[TILE][WIDTH];
+    bf16 query[G][STRIDE];  // beside 8-bit floats the second and third of four are exchanged, as widening gives keys
     bf16 weight[8][WIDE];  // softmax weights of each query head, then what rounding to bf16 left of them
     float scores[HALVES][G][TILE];
     float sum[G][DIM];
@@ -110,12 +115,12 @@ struct Held {
     int last;
 };
 
-template <int DIM, int G, int WARPS>
-__device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step, bf16* keys, bf16* values, int window,
+template <int DIM, int G, int WARPS, class E>
+__device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step, E* keys, E* values, int window,
                                        float scale, float* partial, float2* weight_of, int* arrived, bf16* out) {
-    using H = Held<DIM, G>;
+    using H = Held<DIM, G, E>;
     constexpr int THREADS = WARPS * 32, HALVES = H::HALVES;
-    constexpr int PIECES = DIM / 8, PAIRS = (DIM / 2 + 31) / 32, SLICE = DIM / WARPS, PARTS = SLICE / 16;
+    constexpr int PIECES = DIM * sizeof(E) / 16, PAIRS = (DIM / 2 + 31) / 32, SLICE = DIM / WARPS, PARTS = SLICE / 16;
     extern __shared__ __align__(128) char shared[];
     H& held = *reinterpret_cast<H*>(shared);
     const int kv_heads = gridDim.y, head = blockIdx.y, row = blockIdx.z, number = blockIdx.x;
@@ -137,18 +142,18 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
     };
     // A tile of keys or values, zeros behind them; the row's own are not in the cache yet.
     constexpr int ROWS = 32 / PIECES, STEPS = TILE / (WARPS * ROWS);
-    auto copy = [&](bf16 (*to)[H::STRIDE], const bf16* from, int tile, int2 pages) {
+    auto copy = [&](E (*to)[H::WIDTH], const E* from, int tile, int2 pages) {
         const int seen = end - low - tile * TILE, hole = position - low - tile * TILE, piece = lane % PIECES;
         // In sixteens of bytes; the two keys of a lane have the same place in their blocks.
         const uint32_t within = (low + tile * TILE + lane) % PAGE;
         auto place_of = [&](int page) { return (uint32_t(page * kv_heads + head) * PAGE + within) * PIECES; };
         const uint32_t first_place = place_of(pages.x), second_place = place_of(pages.y);
-        const uint32_t at = uint32_t(__cvta_generic_to_shared(&to[warp * ROWS + lane / PIECES][piece * 8]));
+        const uint32_t at = uint32_t(__cvta_generic_to_shared(&to[warp * ROWS + lane / PIECES][piece * (16 / sizeof(E))]));
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             const int key = (i * WARPS + warp) * ROWS + lane / PIECES;
             const uint32_t place = __shfl_sync(~0u, i < STEPS / 2 ? first_place : second_place, key % 32) + piece;
-            if (key != hole) copy16(at + i * WARPS * ROWS * H::STRIDE * 2, reinterpret_cast<const uint4*>(from) + (key < seen ? place : 0), key < seen);
+            if (key != hole) copy16(at + i * WARPS * ROWS * H::WIDTH * sizeof(E), reinterpret_cast<const uint4*>(from) + (key < seen ? place : 0), key < seen);
         }
         commit();
     };
@@ -188,12 +193,13 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
             v[j] = make_float2(a * turn[j].x - b * turn[j].y, b * turn[j].x + a * turn[j].y);
         }
     };
-    auto keep = [&](bf16* to, const float2 v[PAIRS]) {
+    auto keep = [&](auto* to, const float2 v[PAIRS]) {
+        // Of four elements of a query the second and third are exchanged where keys are 8-bit floats.
+        const bool exchange = H::NARROW && sizeof(*to) == 2;
+        const int own = exchange ? lane & ~3 | lane % 2 * 2 | lane / 2 % 2 : lane;
 #pragma unroll
-        for (int j = 0; j < PAIRS; j++) {
-            const int i = lane + 32 * j;
-            if (i < DIM / 2) to[i] = __float2bfloat16(v[j].x), to[i + DIM / 2] = __float2bfloat16(v[j].y);
-        }
+        for (int j = 0; j < PAIRS; j++)
+            if (lane + 32 * j < DIM / 2) put(to + own + 32 * j, v[j].x), put(to + own + 32 * j + DIM / 2, v[j].y);
     };
     const float* qkv_row = qkv + size_t(row) * (G + 2) * kv_heads * DIM;
     constexpr int KEY_WARP = G % WARPS, VALUE_WARP = (G + 1) % WARPS;
@@ -238,9 +244,29 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
         for (int nth = 0; nth < HALVES * 4 / WARPS; nth++) {
             const int half = warp / 4 + nth;
             float s[4] = {}, odd_s[4] = {};
-            const uint32_t from = uint32_t(__cvta_generic_to_shared(&held.keys[keys16 + lane % 16][half * HALF + lane / 16 * 8]));
+            const uint32_t from = uint32_t(__cvta_generic_to_shared(&held.keys[keys16 + lane % 16][half * HALF + lane / 16 * (16 / sizeof(E))]));
+            if (H::NARROW) {
+                // Thirty-two elements at once: a lane has four of each row, the even ones for one product, the odd ones for the other.
 #pragma unroll
-            for (int d = 0; d < HALF; d += 16) {
+                for (int d = 0; d < HALF; d += 32) {
+                    uint32_t a[4], even[4], odd[4];
+                    uint2 b0 = make_uint2(0, 0), b1 = make_uint2(0, 0);
+                    matrices(a, from + d);
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const uint2 wide = widen_f8(a[i]);
+                        even[i] = wide.x, odd[i] = wide.y;
+                    }
+                    if (g < G) {
+                        b0 = *reinterpret_cast<const uint2*>(&held.query[g][half * HALF + d + 4 * t]);
+                        b1 = *reinterpret_cast<const uint2*>(&held.query[g][half * HALF + d + 16 + 4 * t]);
+                    }
+                    mma(s, even, b0.x, b1.x);
+                    mma(odd_s, odd, b0.y, b1.y);
+                }
+            }
+#pragma unroll
+            for (int d = 0; d < (H::NARROW ? 0 : HALF); d += 16) {
                 uint32_t a[4], b0 = 0, b1 = 0;
                 matrices(a, from + d * 2);
                 if (g < G) {
@@ -305,9 +331,25 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
             const uint32_t b0 = *reinterpret_cast<const uint32_t*>(&held.weight[g][k + 2 * t]);
             const uint32_t b1 = *reinterpret_cast<const uint32_t*>(&held.weight[g][k + 8 + 2 * t]);
             const uint32_t at = uint32_t(__cvta_generic_to_shared(
-                &held.values[k + lane % 8 + lane / 16 * 8][warp * SLICE + lane / 8 % 2 * 8]));
+                &held.values[k + lane % 8 + lane / 16 * 8][warp * SLICE + lane / 8 % 2 * (16 / sizeof(E))]));
+            if (H::NARROW) {
+                // Thirty-two elements at once: a lane has two neighbours of two keys, the even ones for one product, the odd ones
+                // for the other.
 #pragma unroll
-            for (int i = 0; i < PARTS; i++) {
+                for (int i = 0; i < PARTS; i += 2) {
+                    uint32_t a[4], even[4], odd[4];
+                    matrices_transposed(a, at + i * 16);
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        const uint2 wide = widen_f8(a[j]);
+                        even[j] = wide.x, odd[j] = wide.y;
+                    }
+                    mma(acc[i], even, b0, b1);
+                    mma(acc[i + 1], odd, b0, b1);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < (H::NARROW ? 0 : PARTS); i++) {
                 uint32_t a[4];
                 matrices_transposed(a, at + i * 32);
                 mma(acc[i], a, b0, b1);
@@ -320,7 +362,7 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
         for (int i = 0; i < PARTS && ends; i++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const int d = warp * SLICE + i * 16 + g + 8 * e;
+                const int d = warp * SLICE + (H::NARROW ? i / 2 * 32 + 2 * g + i % 2 + 16 * e : i * 16 + g + 8 * e);
                 float even = acc[i][2 * e], odd = acc[i][2 * e + 1];
                 if (G == 1) {
                     if (t == 0) to[d] = even + odd;
@@ -393,22 +435,26 @@ __device__ __forceinline__ void decode(const float* qkv, Heads heads, Step step,
 
 }  // namespace
 
-// qkv f32 [rows][(G + 2) * kv_heads * DIM]; out bf16 [rows][kv_heads * G * DIM]; keys, values: one layer's, bf16
-// [block][kv_head][32][DIM]; each row's `ends` is its position + 1. partial f32 [rows][kv_heads][64][G][DIM]; weight_of
+// qkv f32 [rows][(G + 2) * kv_heads * DIM]; out bf16 [rows][kv_heads * G * DIM]; keys, values: one layer's, bf16 or
+// 8-bit floats [block][kv_head][32][DIM]; each row's `ends` is its position + 1. partial f32 [rows][kv_heads][64][G][DIM]; weight_of
 // [rows][kv_heads][64][G]; arrived i32 [rows][kv_heads], zero. Launch: grid (any, kv_heads, rows), in clusters of as many
 // blocks as the first dimension has where these are up to 16, block 256 (128 for heads of 128, and slim90), shared memory as `Held`.
-#define DECODE(NAME, DIM, G, WARPS, BLOCKS)                                                                                \
+#define DECODE(NAME, DIM, G, WARPS, BLOCKS, E)                                                                             \
     extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) NAME##_##DIM##_##G(                                   \
         const float* qkv, const float* q_norm, const float* k_norm, float eps, const float* rope, const int* positions,    \
-        const int* ends, const int* sequence_of, const int* tables, int table_stride, bf16* keys, bf16* values,            \
+        const int* ends, const int* sequence_of, const int* tables, int table_stride, E* keys, E* values,                  \
         int window, float scale, float* partial, float2* weight_of, int* arrived, bf16* out) {                             \
-        decode<DIM, G, WARPS>(qkv, {q_norm, k_norm, eps, rope}, {positions, ends, sequence_of, tables, table_stride},      \
-                              keys, values, window, scale, partial, weight_of, arrived, out);                              \
+        decode<DIM, G, WARPS, E>(qkv, {q_norm, k_norm, eps, rope}, {positions, ends, sequence_of, tables, table_stride},   \
+                                 keys, values, window, scale, partial, weight_of, arrived, out);                           \
     }
-#define DECODE_ALL(G)              \
-    DECODE(decode90, 256, G, 8, 2) \
-    DECODE(slim90, 256, G, 4, 5)   \
-    DECODE(decode90, 128, G, 4, 5)
+#define DECODE_ALL(G)                    \
+    DECODE(decode90, 256, G, 8, 2, bf16) \
+    DECODE(slim90, 256, G, 4, 5, bf16)   \
+    DECODE(decode90, 128, G, 4, 5, bf16)
 DECODE_ALL(1)
 DECODE_ALL(2)
 DECODE_ALL(4)
+// The published shapes.
+DECODE(decode90_f8, 256, 2, 8, 2, uint8_t)
+DECODE(decode90_f8, 256, 4, 8, 2, uint8_t)
+DECODE(decode90_f8, 128, 2, 4, 5, uint8_t)

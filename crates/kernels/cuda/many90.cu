@@ -104,7 +104,14 @@ __device__ __forceinline__ void pass_through(const void* w, const void* scales, 
                 at = (j * 4 + 2 * half + odd) * 32 + l;
                 return nth < RESULTS && token < m;
             };
-            float former[OWN];
+            float former[OWN], scale[OWN];
+            if (W::ROWS) {
+#pragma unroll
+                for (int o = 0; o < OWN; o++) {
+                    int token, row, at;
+                    scale[o] = place(o, token, row, at) ? scale_of<W>(scales, row) : 0;
+                }
+            }
             if (!WHOLE && pass > 0) {
 #pragma unroll
                 for (int o = 0; o < OWN; o++) {
@@ -136,6 +143,7 @@ __device__ __forceinline__ void pass_through(const void* w, const void* scales, 
                 float sum = 0;
 #pragma unroll
                 for (int of = 0; of < WARPS; of++) sum += sums[of * R::SUMS + at];
+                if (W::ROWS) sum *= scale[o];
                 if (!WHOLE && pass > 0) sum += former[o];
                 if (FINISH == F32 || !last) {
                     held[size_t(token) * n + row] = sum;
@@ -180,3 +188,6 @@ MANY(q4, Q4<false>, 4)
 MANY(q8, Q8<false>, 1)
 MANY(q8, Q8<false>, 2)
 MANY(q8, Q8<false>, 4)
+MANY(f8, F8, 1)
+MANY(f8, F8, 2)
+MANY(f8, F8, 4)

@@ -85,6 +85,20 @@ __device__ __forceinline__ void product(const void* w, const void* scales, const
     int stage = 0;
     for (int step = 0; step < mine; step++) {
         float acc[MT][NT][4] = {};
+        // An element of the step's results, of which a thread has OWN: tile of rows i, tile of tokens j, element e of lane l.
+        // Neighbouring threads take neighbouring rows of w, so that they write side by side.
+        constexpr int RESULTS = (FINISH == GEGLU ? 1 : MT) * NT * 4 * 32, OWN = (RESULTS + WARPS * 32 - 1) / (WARPS * 32);
+        const int tile0 = int(blockIdx.x) + step * int(gridDim.x);
+        auto row_of = [&](int at) { return (FINISH == GEGLU ? tile0 : tile0 * MT + at / 128 / NT) * 16 + at % 8 + at / 8 % 2 * 8; };
+        float scale[OWN], up_scale[OWN];
+        if (W::ROWS) {
+#pragma unroll
+            for (int o = 0; o < OWN; o++) {
+                const int row = row_of(threadIdx.x + o * WARPS * 32);
+                scale[o] = scale_of<W>(scales, min(row, n - 1));
+                if (FINISH == GEGLU) up_scale[o] = scale_of<W>(scales, min(n / 2 + row, n - 1));
+            }
+        }
 #pragma unroll 1
         for (int c = 0; c < each; c++) {
             asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
@@ -129,28 +143,27 @@ __device__ __forceinline__ void product(const void* w, const void* scales, const
 #pragma unroll
                 for (int e = 0; e < 4; e++) sums_of[warp * SUMS + ((i * NT + j) * 4 + e) * 32 + lane] = acc[i][j][e];
         __syncthreads();
-        // An element of the step's results: tile of rows i, tile of tokens j, element e of lane l.
-        constexpr int RESULTS = (FINISH == GEGLU ? 1 : MT) * NT * 4 * 32;
         auto total_of = [&](int tile, int e, int l) {
             float sum = 0;
 #pragma unroll
             for (int from = 0; from < WARPS; from++) sum += sums_of[from * SUMS + (tile * 4 + e) * 32 + l];
             return sum;
         };
-        const int tile0 = int(blockIdx.x) + step * int(gridDim.x);
-        for (int at = threadIdx.x; at < RESULTS; at += WARPS * 32) {
-            // Neighbouring threads take neighbouring rows of w, so that they write side by side.
+#pragma unroll
+        for (int o = 0; o < OWN; o++) {
+            const int at = threadIdx.x + o * WARPS * 32;
+            if (at >= RESULTS) break;
             int l = (at % 8) * 4 + (at / 16) % 4, half = (at / 8) % 2, odd = (at / 64) % 2, tile = at / 128;
-            int i = tile / NT, j = tile % NT, e = 2 * half + odd;
-            int row = at % 8 + 8 * half, token = token0 + 8 * j + 2 * (l % 4) + odd;
+            int j = tile % NT, e = 2 * half + odd, column = row_of(at), token = token0 + 8 * j + 2 * (l % 4) + odd;
             if (token >= m) continue;
             if (FINISH == GEGLU) {
                 float gate = total_of(j, e, l), up = total_of(NT + j, e, l);
-                static_cast<bf16*>(out)[size_t(token) * (n / 2) + tile0 * 16 + row] = __float2bfloat16(gelu_tanh(gate) * up);
+                if (W::ROWS) gate *= scale[o], up *= up_scale[o];
+                static_cast<bf16*>(out)[size_t(token) * (n / 2) + column] = __float2bfloat16(gelu_tanh(gate) * up);
             } else {
-                int column = (tile0 * MT + i) * 16 + row;
                 if (column >= n) continue;
                 float sum = total_of(tile, e, l);
+                if (W::ROWS) sum *= scale[o];
                 if (FINISH == BF16) static_cast<bf16*>(out)[size_t(token) * n + column] = __float2bfloat16(sum);
                 else static_cast<float*>(out)[size_t(token) * n + column] = sum;
             }
@@ -185,3 +198,4 @@ MM_ALL(q4, Q4<false>, false)
 MM_ALL(q4m, Q4<true>, true)
 MM_ALL(q8, Q8<false>, false)
 MM_ALL(q8h, Q8<true>, false)
+MM_ALL(f8, F8, false)

@@ -5,14 +5,16 @@
 #include "common.cuh"
 
 /// How a matrix or a cache holds its elements.
-enum Kind { KIND_F32 = 0, KIND_BF16 = 1 };
+enum Kind { KIND_F32 = 0, KIND_BF16 = 1, KIND_F8 = 2 };  // 8-bit floats in caches only
 
 __device__ __forceinline__ float load(const void* p, size_t i, int kind) {
+    if (kind == KIND_F8) return f8_to_float(static_cast<const uint8_t*>(p)[i]);
     return kind == KIND_BF16 ? __bfloat162float(static_cast<const bf16*>(p)[i]) : static_cast<const float*>(p)[i];
 }
 
 __device__ __forceinline__ void store(void* p, size_t i, int kind, float v) {
     if (kind == KIND_BF16) static_cast<bf16*>(p)[i] = __float2bfloat16(v);
+    else if (kind == KIND_F8) static_cast<uint8_t*>(p)[i] = float_to_f8(v);
     else static_cast<float*>(p)[i] = v;
 }
 

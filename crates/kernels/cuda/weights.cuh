@@ -25,7 +25,7 @@ __device__ __forceinline__ void copy8(char* to, const void* from) {
 }
 /// bf16 weights, row after row.
 struct Bf16 {
-    static constexpr bool HALVES = false;
+    static constexpr bool HALVES = false, ROWS = false;
     static constexpr int BYTES = 2048;  // of a chunk in the ring
     struct Chunk {
         uint4 row[2][2];  // [group][row g, row g + 8]
@@ -74,7 +74,7 @@ struct Bf16 {
 /// 4-bit weights with a scale for each 32 (and what is taken off, with MINS).
 template <bool MINS>
 struct Q4 {
-    static constexpr bool HALVES = false;
+    static constexpr bool HALVES = false, ROWS = false;
     static constexpr int BYTES = MINS ? 1536 : 768;
     struct Chunk {
         uint4 q;
@@ -157,7 +157,7 @@ struct Q4 {
 /// 8-bit weights with an f16 scale for each 32, or (HALF) an f32 one for each 16.
 template <bool HALF>
 struct Q8 {
-    static constexpr bool HALVES = HALF;
+    static constexpr bool HALVES = HALF, ROWS = false;
     static constexpr int BYTES = HALF ? 2048 : 1280;
     struct Chunk {
         uint4 q[2];
@@ -227,5 +227,45 @@ struct Q8 {
         }
     }
 };
+
+/// 8-bit floats (E4M3); each row's scale is for its sums.
+struct F8 {
+    static constexpr bool HALVES = false, ROWS = true;
+    static constexpr int BYTES = 1024;
+    struct Chunk {
+        uint4 q[2];
+    };
+    struct Source {
+        const char* q;
+    };
+    static __device__ __forceinline__ Source source(const void* w, const void*, const void*, int tile, int, int k, int g, int t) {
+        return {static_cast<const char*>(w) + size_t(tile) * (k / CHUNK) * 1024 + (4 * g + t) * 16};
+    }
+    static __device__ __forceinline__ void copy(char* ring, const Source& s, int chunk, int lane) {
+        copy16(ring + lane * 16, s.q + size_t(chunk) * 1024);
+        copy16(ring + 512 + lane * 16, s.q + size_t(chunk) * 1024 + 512);
+    }
+    static __device__ __forceinline__ Chunk read(const char* ring, int lane) {
+        return {{read16(ring + lane * 16), read16(ring + 512 + lane * 16)}};
+    }
+    template <int NT>
+    static __device__ __forceinline__ void multiply(float acc[NT][4], const Chunk& c, const Operand x[NT], const float (*)[2][4]) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const uint2 a0 = widen_f8(c.q[j].x), a1 = widen_f8(c.q[j].y), b0 = widen_f8(c.q[j].z), b1 = widen_f8(c.q[j].w);
+#pragma unroll
+            for (int i = 0; i < NT; i++) {
+                mma(acc[i], a0.x, b0.x, a0.y, b0.y, x[i].group[j].x, x[i].group[j].y);
+                mma(acc[i], a1.x, b1.x, a1.y, b1.y, x[i].group[j].z, x[i].group[j].w);
+            }
+        }
+    }
+};
+
+/// What the sums of a row of w are multiplied with: asked for long before they are there.
+template <class W>
+__device__ __forceinline__ float scale_of(const void* scales, int row) {
+    return W::ROWS ? __ldg(static_cast<const float*>(scales) + row) : 1.0f;
+}
 
 }  // namespace

@@ -40,6 +40,9 @@ pub enum WeightFormat {
     Q4,
     /// 4-bit NormalFloat, one scale for each 64 elements.
     Nf4,
+    /// 8-bit floats (E4M3) with a power of two for each row, with which they are numbers of bf16; activations as for those.
+    /// Blocks that a file holds stay as they are.
+    F8,
 }
 
 /// Weights that are loaded together: the decoder, or the image encoder.
@@ -80,6 +83,8 @@ pub enum CacheType {
     /// Rounded to bf16, and multiplied in it where the device is faster that way: then queries and the softmax's weights
     /// are rounded, too.
     BF16Products,
+    /// A quarter of the memory, rounded to 8-bit floats (E4M3) without a scale: what is beyond ±448 becomes that.
+    F8,
 }
 
 /// The shape of a KV cache pool: every block holds [`BLOCK`] tokens of all its layers.

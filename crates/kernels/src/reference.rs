@@ -4,6 +4,7 @@
 //! are row-major; lengths that don't fit each other panic.
 
 use half::bf16;
+use medgemma_formats::{f8_scale, f8_to_f32, f32_to_f8};
 
 /// `x · wᵀ`: x `[m, k]`, w `[n, k]`; the result is `[m, n]`.
 pub fn matmul(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
@@ -138,6 +139,20 @@ pub fn attention(
 /// Rounds to bf16, as a cache of that type does.
 pub fn round_bf16(x: &[f32]) -> Vec<f32> {
     x.iter().map(|&v| bf16::from_f32(v).to_f32()).collect()
+}
+
+/// Rounds to 8-bit floats (E4M3), as a cache of that type does.
+pub fn round_f8(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|&v| f8_to_f32(f32_to_f8(v))).collect()
+}
+
+/// Rounds the rows of a matrix of k columns to 8-bit floats, each with the power of two that it needs.
+pub fn round_rows_f8(w: &[f32], k: usize) -> Vec<f32> {
+    let row = |row: &[f32]| {
+        let scale = f8_scale(row);
+        row.iter().map(|v| f8_to_f32(f32_to_f8(v / scale)) * scale).collect::<Vec<f32>>()
+    };
+    w.chunks(k).flat_map(row).collect()
 }
 
 /// Mean over squares of `kernel × kernel`: x `[side², cols]` in raster order.

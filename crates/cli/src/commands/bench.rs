@@ -8,6 +8,7 @@ use crate::machine;
 use crate::terminal::{LoadBar, Table, bytes, say_note, width};
 use anyhow::{Context, Result, bail, ensure};
 use medgemma_engine::{Checkpoint, LoadOptions, Runner, RunnerConfig, Sequence, Work};
+use medgemma_formats::DType;
 use medgemma_kernels::{AnyBackend, Backend, Greedy, WeightFormat};
 use serde::Serialize;
 use serde_json::json;
@@ -90,12 +91,12 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
     }
     let begun = Instant::now();
     let bar = LoadBar::new(&name, quiet);
-    // Synthetic weights were made as small as was asked for.
-    let format = match args.synthetic {
-        Some(_) => WeightFormat::Stored,
-        None => args.load.weight_format(),
+    // Synthetic weights were made as small as was asked for, but for those that no file holds.
+    let format = match (&args.synthetic, args.load.quant) {
+        (Some(_), Some(args::Quant::Fp8)) | (None, _) => args.load.weight_format(),
+        (Some(_), _) => WeightFormat::Stored,
     };
-    let cache = checkpoint.cache_type(format)?;
+    let cache = args.load.cache().map_or_else(|| checkpoint.cache_type(format), Ok)?;
     let (layers, gpu_layers, chunk) = (placed.layers, placed.gpu_layers, placed.chunk);
     let model = checkpoint.load(placed.backend, format, |progress| bar.set(progress.done, progress.total))?;
     if args.image && model.config().vision.is_some() {
@@ -138,7 +139,10 @@ pub(crate) fn run(args: &args::Bench, quiet: bool) -> Result<()> {
 fn open(args: &args::Bench) -> Result<(String, Checkpoint)> {
     match (&args.synthetic, &args.model) {
         (Some(variant), _) => {
-            let dtype = args.load.quant.unwrap_or(args::Quant::Bf16).dtype();
+            let dtype = match args.load.quant {
+                None | Some(args::Quant::Fp8) => DType::BF16,
+                Some(quant) => quant.dtype(),
+            };
             Ok((format!("synthetic {variant}"), Checkpoint::synthetic(variant, dtype)?))
         }
         (None, Some(model)) => Ok((model.clone(), engine::open(model, args.load.mmproj.as_deref())?.into_checkpoint())),

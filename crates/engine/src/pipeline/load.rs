@@ -27,6 +27,8 @@ pub enum Quant {
     Bf16,
     /// 8 bits (Q8_0).
     Q8,
+    /// 8-bit floats (E4M3) with a power of two for each row; the embedding table in Q8_0.
+    F8,
     /// 4 bits (Q4_0).
     Q4,
     /// 4-bit NormalFloat.
@@ -39,6 +41,7 @@ impl Quant {
             Self::F32 => WeightFormat::F32,
             Self::Bf16 => WeightFormat::BF16,
             Self::Q8 => WeightFormat::Q8,
+            Self::F8 => WeightFormat::F8,
             Self::Q4 => WeightFormat::Q4,
             Self::Nf4 => WeightFormat::Nf4,
         }
@@ -50,6 +53,7 @@ impl Quant {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
             Self::Q8 => DType::Q8_0,
+            Self::F8 => DType::F8,
             Self::Q4 => DType::Q4_0,
             Self::Nf4 => DType::Nf4,
         }

@@ -172,3 +172,42 @@ pub(crate) fn distance<B: Backend>(runner: &mut Runner<B>, name: &str) -> (f32, 
     }
     (sum / count as f32, most)
 }
+
+/// At how many greedy steps, each with the reference's tokens before it, another token is chosen, of how many; and the
+/// largest margin over its second choice that the reference had there.
+pub(crate) fn turned<B: Backend>(runner: &mut Runner<B>, name: &str) -> (usize, usize, f32) {
+    let (mut turned, mut steps, mut margin) = (0, 0, 0f32);
+    for case in cases(name) {
+        let images = images(runner, name, &case, ROUNDED, name);
+        let (prompt, greedy) = (ids(&case["input_ids"]), ids(&case["greedy"]));
+        let mut given = 0;
+        while given < greedy.len() {
+            let options = Generation {
+                max_tokens: greedy.len() - given,
+                sampling: Sampling::GREEDY,
+                stop_ids: Vec::new(),
+                logprobs: None,
+                detect_loops: false,
+                draft_max: 0,
+            };
+            let mut sequence = Sequence::default();
+            runner.start(&mut sequence, [&prompt, &greedy[..given]].concat(), images.clone()).unwrap();
+            // Until it chooses otherwise; from there it is told the reference's token.
+            let mut on = |progress: Progress<'_>| {
+                let Progress::Token(token) = progress else { return ControlFlow::Continue(()) };
+                let (wanted, best) = (greedy[given], &case["top5"][given]);
+                given += 1;
+                if token.id == wanted {
+                    return ControlFlow::Continue(());
+                }
+                let logprob = |choice: usize| best[choice][1].as_f64().unwrap() as f32;
+                (turned, margin) = (turned + 1, margin.max(logprob(0) - logprob(1)));
+                ControlFlow::Break(())
+            };
+            generate(runner, &mut sequence, &options, &mut on).unwrap();
+            runner.release(&mut sequence);
+        }
+        steps += greedy.len();
+    }
+    (turned, steps, margin)
+}

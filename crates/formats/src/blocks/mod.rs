@@ -3,6 +3,7 @@
 //! The formulas and their order of operations are ggml's (`dequantize_row_*` of `ggml-quants.c`), so results agree to
 //! the bit. Plain loops over fixed-size blocks: the type is chosen once for a row, never for an element.
 
+mod f8;
 mod float;
 mod iq4;
 mod k;
@@ -10,6 +11,7 @@ mod legacy;
 
 use crate::{DType, Error};
 
+pub use f8::{f8_scale, f8_to_f32, f32_to_f8};
 pub(crate) use float::f16_to_f32;
 
 /// Decodes whole blocks: `bytes` holds exactly the elements of `out`.
@@ -37,6 +39,7 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Err
         DType::F32 => float::f32(bytes, out),
         DType::F16 => float::f16(bytes, out),
         DType::BF16 => float::bf16(bytes, out),
+        DType::F8 => f8::f8(bytes, out),
         DType::Q4_0 => each(bytes, out, legacy::q4_0),
         DType::Q4_1 => each(bytes, out, legacy::q4_1),
         DType::Q5_0 => each(bytes, out, legacy::q5_0),

@@ -172,7 +172,7 @@ impl Gguf {
     }
 }
 
-/// ggml's number for an element type (`enum ggml_type`); `None` for NF4, which ggml doesn't have.
+/// ggml's number for an element type (`enum ggml_type`); `None` for F8 and NF4, which ggml doesn't have.
 fn type_id(dtype: DType) -> Option<u32> {
     Some(match dtype {
         DType::F32 => 0,
@@ -190,7 +190,7 @@ fn type_id(dtype: DType) -> Option<u32> {
         DType::Iq4Nl => 20,
         DType::Iq4Xs => 23,
         DType::BF16 => 30,
-        DType::Nf4 => return None,
+        DType::F8 | DType::Nf4 => return None,
     })
 }
 

@@ -77,7 +77,7 @@ impl GgufWriter {
     ///
     /// # Errors
     /// [`Error::Tensor`] when the name is taken, empty or too long for ggml, the shape has a zero, more than four dimensions
-    /// or rows that aren't whole blocks, or the type is NF4, which GGUF doesn't have.
+    /// or rows that aren't whole blocks, or the type is F8 or NF4, which GGUF doesn't have.
     pub fn tensor(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<(), Error> {
         let wrong = |problem: String| Error::tensor(name, problem);
         let type_id = type_id(dtype).ok_or_else(|| wrong(format!("GGUF has no {dtype}")))?;

@@ -7,7 +7,7 @@ mod k;
 mod legacy;
 mod nf4;
 
-use crate::{DType, Error};
+use crate::{DType, Error, f32_to_f8};
 use half::{bf16, f16};
 
 pub use nf4::quantize_nf4;
@@ -17,7 +17,7 @@ const LARGEST_HALF: f32 = 65504.0;
 
 /// Encodes values, whole rows of them, and appends the bytes to `out`.
 ///
-/// F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K can be written; floats are rounded to nearest,
+/// F32, F16, BF16, F8, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K can be written; floats are rounded to nearest,
 /// ties to even. Q4_0 … Q8_0 round as ggml's reference does; the K types search for the scales with the least
 /// weighted squared error.
 ///
@@ -35,13 +35,13 @@ const LARGEST_HALF: f32 = 65504.0;
 ///
 /// # Errors
 /// [`Error::Blocks`] when the values are not whole blocks, one of them is not finite or beyond ±65504 (except for F32
-/// and BF16, which hold it), or the type can't be written. `out` is then unchanged.
+/// and BF16, which hold it, and F8, which becomes its largest number), or the type can't be written. `out` is then unchanged.
 pub fn quantize(dtype: DType, values: &[f32], out: &mut Vec<u8>) -> Result<(), Error> {
     let blocks = |problem| Error::Blocks { dtype, problem };
     let size = dtype
         .row_bytes(values.len())
         .ok_or_else(|| blocks(format!("{} elements are not whole blocks of {}", values.len(), dtype.block_len())))?;
-    if !matches!(dtype, DType::F32 | DType::BF16)
+    if !matches!(dtype, DType::F32 | DType::BF16 | DType::F8)
         && let Some(at) = values.iter().position(|v| v.is_nan() || v.abs() > LARGEST_HALF)
     {
         return Err(blocks(format!("element {at} is {}, more than a half-precision scale can express", values[at])));
@@ -51,6 +51,7 @@ pub fn quantize(dtype: DType, values: &[f32], out: &mut Vec<u8>) -> Result<(), E
         DType::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
         DType::F16 => out.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
         DType::BF16 => out.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+        DType::F8 => out.extend(values.iter().map(|v| f32_to_f8(*v))),
         DType::Q4_0 => each(values, out, legacy::q4_0),
         DType::Q4_1 => each(values, out, legacy::q4_1),
         DType::Q5_0 => each(values, out, legacy::q5_0),

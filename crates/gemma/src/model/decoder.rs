@@ -84,7 +84,7 @@ pub struct Input<'a, B: Backend> {
 /// or 8 where the others have 4, bitsandbytes leaves it as it is.
 fn embedding_format(format: WeightFormat) -> WeightFormat {
     match format {
-        WeightFormat::Q4 => WeightFormat::Q8,
+        WeightFormat::Q4 | WeightFormat::F8 => WeightFormat::Q8,
         WeightFormat::Nf4 => WeightFormat::Stored,
         other => other,
     }

@@ -1,7 +1,7 @@
 // Weights: how they are held, and how they come from the blocks of a file.
 #pragma once
 
-enum WeightKind { WEIGHT_F32 = 0, WEIGHT_BF16 = 1, WEIGHT_Q4 = 2, WEIGHT_Q8 = 3 };
+enum WeightKind { WEIGHT_F32 = 0, WEIGHT_BF16 = 1, WEIGHT_Q4 = 2, WEIGHT_Q8 = 3, WEIGHT_F8 = 4 };
 
 /// A matrix [n][k]: row after row, or quantized in tiles of 16 rows and 64 k (weight.rs says how they are laid out).
 struct Weight {
@@ -11,7 +11,7 @@ struct Weight {
     int n, k;
     int kind;
     int scale_f32;  // or f16
-    int group;      // elements that share a scale: 16 or 32
+    int group;      // elements that share a scale: 16 or 32 (8-bit floats have one f32 for each row)
 
     __device__ size_t tile(int row, int col) const { return size_t(row / 16) * (k / 64) + col / 64; }
     __device__ int half(int row, int col) const { return (col / 32) % 2 * 2 + row % 16 / 8; }
@@ -47,6 +47,11 @@ struct Weight {
                 int e = col % 8, q = (v >> (4 * (e / 2 + e % 2 * 4))) & 15;
                 return mins ? scale(row, col) * q - min(row, col) : scale(row, col) * (q - 8);
             }
+            case WEIGHT_F8: {
+                // Of four bytes the second and third are exchanged.
+                int e = col % 4, at = e % 2 * 2 + e / 2;
+                return f8_to_float(static_cast<const uint8_t*>(data)[bytes(row, col & ~3) + at]) * static_cast<const float*>(scales)[row];
+            }
             default: {
                 int q = static_cast<const int8_t*>(data)[bytes(row, col & ~3) + col % 4];
                 return scale(row, col) * q - min(row, col);
@@ -69,6 +74,14 @@ struct Weight {
             float s = scale(row, col), less = mins ? min(row, col) : 8 * s;
 #pragma unroll
             for (int e = 0; e < 8; e++) v[e] = s * int((w >> (4 * (e / 2 + e % 2 * 4))) & 15) - less;
+        } else if (kind == WEIGHT_F8) {
+            const float s = static_cast<const float*>(scales)[row];
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const uint2 w = widen_f8(four(row, col + 4 * part));
+                const float2 a = unpack_bf16(w.x), b = unpack_bf16(w.y);
+                v[4 * part] = a.x * s, v[4 * part + 1] = a.y * s, v[4 * part + 2] = b.x * s, v[4 * part + 3] = b.y * s;
+            }
         } else {
             uint2 w = make_uint2(four(row, col), four(row, col + 4));
             float s = scale(row, col), less = min(row, col);
@@ -79,7 +92,7 @@ struct Weight {
 };
 
 /// The element types of files, in the order of weight.rs.
-enum Stored { S_F32, S_F16, S_BF16, S_Q4_0, S_Q4_1, S_Q5_0, S_Q5_1, S_Q8_0, S_Q2K, S_Q3K, S_Q4K, S_Q5K, S_Q6K, S_IQ4_NL, S_IQ4_XS, S_NF4 };
+enum Stored { S_F32, S_F16, S_BF16, S_Q4_0, S_Q4_1, S_Q5_0, S_Q5_1, S_Q8_0, S_Q2K, S_Q3K, S_Q4K, S_Q5K, S_Q6K, S_IQ4_NL, S_IQ4_XS, S_NF4, S_F8 };
 
 __constant__ int8_t IQ4_VALUES[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
@@ -159,6 +172,7 @@ struct Raw {
         if (stored == S_F32) return reinterpret_cast<const float*>(bytes)[i];
         if (stored == S_F16) return __half2float(reinterpret_cast<const __half*>(bytes)[i]);
         if (stored == S_BF16) return __bfloat162float(reinterpret_cast<const bf16*>(bytes)[i]);
+        if (stored == S_F8) return f8_to_float(bytes[i]);
         if (stored == S_NF4) return map[(bytes[i / 2] >> (i % 2 ? 0 : 4)) & 15] * absmax[i / 64];
         Element e = element(stored, bytes + i / block_len * block_bytes, i % block_len);
         return e.scale * e.q - e.min;
@@ -226,6 +240,34 @@ extern "C" __global__ void quantize_rows(Raw raw, Weight w, int first, int rows)
             if (w.kind == WEIGHT_Q4) static_cast<uint32_t*>(w.data)[w.word(row, col + 8 * part)] = nibbles;
             else w.four(row, col + 8 * part) = bytes.x, w.four(row, col + 8 * part + 4) = bytes.y;
         }
+    }
+}
+
+/// Rows of a weight from any values, rounded to 8-bit floats with the smallest power of two for each that leaves them within
+/// the type (formats/src/blocks/f8.rs); a weight of floats takes the values that they stand for. One block a row.
+extern "C" __global__ void round_rows(Raw raw, Weight w, int first, int rows) {
+    __shared__ float scratch[32];
+    for (int at = blockIdx.x; at < rows; at += gridDim.x) {
+        const size_t from = size_t(at) * w.k;
+        float most = 0;
+        for (int col = threadIdx.x; col < w.k; col += blockDim.x) most = fmaxf(most, fabsf(raw.value(from + col)));
+        __syncthreads();
+        most = block_max(most, scratch);
+        const uint32_t bits = __float_as_uint(most);
+        const int exponent = int(bits >> 23) - 127 - 8 + ((bits & 0x7fffffu) > 0x600000u);
+        const float scale = most == 0 ? 1 : __uint_as_float(uint32_t(min(max(exponent, -100), 100) + 127) << 23);
+        const int row = first + at;
+        for (int col = threadIdx.x * 4; col < w.k; col += blockDim.x * 4) {
+            uint8_t code[4] = {};
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                if (col + e >= w.k) break;
+                code[e] = float_to_f8(raw.value(from + col + e) / scale);
+                if (w.kind != WEIGHT_F8) store(w.data, size_t(row) * w.k + col + e, w.kind == WEIGHT_BF16, f8_to_float(code[e]) * scale);
+            }
+            if (w.kind == WEIGHT_F8) w.four(row, col) = code[0] | code[2] << 8 | code[1] << 16 | uint32_t(code[3]) << 24;
+        }
+        if (w.kind == WEIGHT_F8 && threadIdx.x == 0) static_cast<float*>(w.scales)[row] = scale;
     }
 }
 

@@ -86,12 +86,34 @@ extern "C" __global__ void copy_heads(const bf16* qkv, int rows, int heads, Step
     *reinterpret_cast<uint4*>(to + piece) = *reinterpret_cast<const uint4*>(qkv + i * 8);
 }
 
+/// One layer of a cache of 8-bit floats as one of bf16, block by block: those in the step's tables (entry, sequence), which
+/// attention of many rows then reads. A thread takes sixteen elements at once.
+extern "C" __global__ void widen_layer(Step step, Layer layer, bf16* keys, bf16* values) {
+    launch_next();
+    wait_for_former();
+    const uint32_t block = __ldcg(step.tables + size_t(blockIdx.y) * step.stride + blockIdx.x);
+    // Blocks that have left the window, and what fills up a table.
+    if (block == ~0u) return;
+    const int pieces = layer.kv_heads * BLOCK_TOKENS * layer.dim / 16;
+    for (int i = threadIdx.x; i < 2 * pieces; i += blockDim.x) {
+        const size_t at = size_t(block) * pieces + i % pieces;
+        const uint4 from = __ldcg(static_cast<const uint4*>(i < pieces ? layer.keys : layer.values) + at);
+        uint4* const to = reinterpret_cast<uint4*>(i < pieces ? keys : values) + 2 * at;
+        const uint2 a = widen_f8(from.x), b = widen_f8(from.y), c = widen_f8(from.z), d = widen_f8(from.w);
+        // Pairs of bytes 0 and 2, 1 and 3 back in their order.
+        to[0] = make_uint4(__byte_perm(a.x, a.y, 0x5410), __byte_perm(a.x, a.y, 0x7632), __byte_perm(b.x, b.y, 0x5410), __byte_perm(b.x, b.y, 0x7632));
+        to[1] = make_uint4(__byte_perm(c.x, c.y, 0x5410), __byte_perm(c.x, c.y, 0x7632), __byte_perm(d.x, d.y, 0x5410), __byte_perm(d.x, d.y, 0x7632));
+    }
+}
+
 /// Eight elements of a cache.
 __device__ __forceinline__ void eight_of(const void* p, size_t i, int kind, float v[8]) {
     if (kind == KIND_BF16) {
         uint4 w = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(p) + i);
         float2 a = unpack_bf16(w.x), b = unpack_bf16(w.y), c = unpack_bf16(w.z), d = unpack_bf16(w.w);
         v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
+    } else if (kind == KIND_F8) {
+        for (int e = 0; e < 8; e++) v[e] = f8_to_float(static_cast<const uint8_t*>(p)[i + e]);
     } else {
         for (int e = 0; e < 8; e++) v[e] = static_cast<const float*>(p)[i + e];
     }

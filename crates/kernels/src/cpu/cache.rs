@@ -10,6 +10,7 @@ use super::memory::{Buffer, Parts, Plain, halves};
 use super::simd::{Found, LANES, Simd};
 use crate::backend::{BLOCK, CacheSpec, CacheType};
 use half::bf16;
+use medgemma_formats::f32_to_f8;
 
 /// A pool of key and value blocks on the host.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct CpuCache {
 pub(crate) enum Blocks {
     F32(Buffer<f32>),
     BF16(Buffer<u16>),
+    F8(Buffer<u8>),
     /// bf16 for products in bf16: two neighbours of each sum lie together. Keys `[kv_head][head_dim / 2][BLOCK][2]`,
     /// values `[kv_head][BLOCK / 2][padded][2]`.
     Pairs(Buffer<u32>),
@@ -53,6 +55,18 @@ impl Element for u16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, lanes: &[Self; LANES]) -> S::F {
         s.load_bf16(lanes)
+    }
+}
+
+/// 8-bit floats (E4M3).
+impl Element for u8 {
+    #[inline(always)]
+    fn encode(value: f32) -> Self {
+        f32_to_f8(value)
+    }
+    #[inline(always)]
+    fn load<S: Simd>(s: S, lanes: &[Self; LANES]) -> S::F {
+        s.mul(s.load_f8(lanes), s.splat(256.0))
     }
 }
 
@@ -102,6 +116,7 @@ impl CpuCache {
             CacheType::BF16Products if isa.products16() && spec.head_dim.is_multiple_of(2) => {
                 Blocks::Pairs(Buffer::zeroed(len / 2)?)
             }
+            CacheType::F8 => Blocks::F8(Buffer::zeroed(len)?),
             CacheType::BF16 | CacheType::BF16Products => Blocks::BF16(Buffer::zeroed(len)?),
         };
         Ok(Self { spec, blocks })
@@ -123,6 +138,7 @@ impl CpuCache {
         match &mut self.blocks {
             Blocks::F32(data) => Writer { layout, data: Target::F32(Parts::new(data)) },
             Blocks::BF16(data) => Writer { layout, data: Target::BF16(Parts::new(data)) },
+            Blocks::F8(data) => Writer { layout, data: Target::F8(Parts::new(data)) },
             Blocks::Pairs(data) => Writer { layout, data: Target::Pairs(Parts::new(halves(data))) },
         }
     }
@@ -137,6 +153,7 @@ pub(crate) struct Writer<'a> {
 enum Target<'a> {
     F32(Parts<'a, f32>),
     BF16(Parts<'a, u16>),
+    F8(Parts<'a, u8>),
     Pairs(Parts<'a, u16>),
 }
 
@@ -160,6 +177,7 @@ impl Writer<'_> {
             match &self.data {
                 Target::F32(data) => put::<_, false>(data, &self.layout, block, slot, layer, head, key, value),
                 Target::BF16(data) => put::<_, false>(data, &self.layout, block, slot, layer, head, key, value),
+                Target::F8(data) => put::<_, false>(data, &self.layout, block, slot, layer, head, key, value),
                 Target::Pairs(data) => put::<_, true>(data, &self.layout, block, slot, layer, head, key, value),
             }
         }

@@ -81,7 +81,7 @@ pub(crate) const DTYPES: [DType; 16] = [
 
 /// Whether products with this type round the activations.
 pub(crate) fn rounds(dtype: DType) -> bool {
-    !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::Nf4)
+    !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8 | DType::Nf4)
 }
 
 /// How many activations share a scale in products with this type, when they are rounded.
@@ -97,7 +97,7 @@ pub(crate) fn halves(dtype: DType) -> &'static [usize] {
         DType::Q2K => &[80, 82],
         DType::Q3K => &[108],
         DType::Q6K => &[208],
-        DType::F32 | DType::F16 | DType::BF16 | DType::Nf4 => &[],
+        DType::F32 | DType::F16 | DType::BF16 | DType::F8 | DType::Nf4 => &[],
     }
 }
 

@@ -1,11 +1,12 @@
 //! Attention: which kernel takes which.
 
-use super::driver::{Shape, param};
+use super::driver::{Buffer, Shape, param};
 use super::layer::ROWS as LAYER_ROWS;
-use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind};
+use super::matrix::{CudaCache, CudaMatrix, CudaVector, Kind, Layer};
 use super::product::FEW;
 use super::staged::{CudaStaged, TILES};
-use super::{CudaBackend, Scratch};
+use super::{CudaBackend, Scratch, lock};
+use std::sync::MutexGuard;
 
 /// Elements of a head that the plain kernel takes.
 const WIDEST: usize = 512;
@@ -19,11 +20,11 @@ pub(super) const SHARED: usize = 227 << 10;
 
 /// Bytes of shared memory that a kernel of flash.cu, flash90.cu or decode90.cu takes.
 pub(super) fn shared(kernel: &str) -> usize {
-    if let Some((dim, group)) =
-        kernel.split_once("90_").filter(|(name, _)| *name != "flash").and_then(|(_, sizes)| sizes.split_once('_'))
-    {
+    if let Some((_, sizes)) = kernel.split_once("90_").filter(|(name, _)| *name != "flash") {
+        let (element, sizes) = sizes.strip_prefix("f8_").map_or((2, sizes), |sizes| (1, sizes));
+        let (dim, group) = sizes.split_once('_').unwrap_or_default();
         let [dim, group] = [dim, group].map(|size| size.parse().unwrap_or(0));
-        return decode_shared(dim, group);
+        return decode_shared(dim, group, element);
     }
     match kernel {
         "flash_256" => 101_376,
@@ -38,8 +39,9 @@ pub(super) fn shared(kernel: &str) -> usize {
 }
 
 /// The size of `Held` in decode90.cu, in whole sixteens.
-pub(super) fn decode_shared(dim: usize, group: usize) -> usize {
-    let (tiles, queries, weights) = (2 * TILE * (dim + 8) * 2, group * (dim + 8) * 2, 8 * (TILE + 8) * 2);
+/// Keys and values have elements of so many bytes.
+pub(super) fn decode_shared(dim: usize, group: usize, element: usize) -> usize {
+    let (tiles, queries, weights) = (2 * TILE * (dim * element + 16), group * (dim + 8) * 2, 8 * (TILE + 8) * 2);
     (tiles + queries + weights + group * (dim / 128 * TILE + dim + 2) * 4 + 4).next_multiple_of(16)
 }
 
@@ -126,9 +128,14 @@ impl CudaBackend {
         let group = heads / kv_heads;
         // Where a layer's one kernel stands beside it, blocks of fewer warps find room.
         let slim = dim == 256 && (2..=LAYER_ROWS).contains(&rows);
-        let kernel = format!("{}_{dim}_{group}", if slim { "slim90" } else { "decode90" });
+        let kernel = match (cache.kind(), slim) {
+            (Kind::F8, _) => format!("decode90_f8_{dim}_{group}"),
+            (_, false) => format!("decode90_{dim}_{group}"),
+            (_, true) => format!("slim90_{dim}_{group}"),
+        };
+        let slim = kernel.starts_with("slim90");
         let fits = self.kernels.has(&kernel) && heads.is_multiple_of(kv_heads) && (1..=FEW).contains(&rows);
-        if !fits || !step.alone() || [qkv.kind(), cache.kind()] != [Kind::F32, Kind::BF16] || self.exact {
+        if !fits || !step.alone() || qkv.kind() != Kind::F32 || cache.kind() == Kind::F32 || self.exact {
             return false;
         }
         let Rotation { q_norm, k_norm, eps, rope } = *rotation;
@@ -136,7 +143,9 @@ impl CudaBackend {
         assert_eq!((step.rows(), rope.rows(), rope.cols()), (rows, rows, dim), "qkv_attention: rows or table");
         assert_eq!((q_norm.len, k_norm.len), (dim, dim), "qkv_attention: norms");
         out.set(rows, Kind::BF16);
-        let (blocks, cluster) = self.blocks_of_rows(rows * kv_heads, step.longest(), window, decode_shared(dim, group));
+        // With 8 bits as with 16: registers leave no room for more blocks.
+        let room = decode_shared(dim, group, 2);
+        let (blocks, cluster) = self.blocks_of_rows(rows * kv_heads, step.longest(), window, room);
         let partial = self.scratch(Scratch::Spans, rows * kv_heads * SPANS * group * dim * 4);
         let sums = self.scratch(Scratch::SpanSums, rows * kv_heads * SPANS * group * 8);
         let ended = self.scratch(Scratch::SpansEnded, rows * kv_heads * 4);
@@ -170,7 +179,7 @@ impl CudaBackend {
         // A warp for each 32 elements of a head.
         let shape = Shape::new((blocks, kv_heads), if slim { 128 } else { dim })
             .deep(rows)
-            .shared(decode_shared(dim, group))
+            .shared(shared(&kernel))
             .clusters(cluster);
         // SAFETY: the parameters are the kernel's; the shapes were checked, staging checked the tables, and there is room
         // for all spans.
@@ -192,9 +201,26 @@ impl CudaBackend {
         }
     }
 
-    /// Whether the kernels that are written for bf16 take a matrix and its cache.
+    /// Whether the kernels that are written for operands in bf16 take a matrix and its cache.
     fn in_bf16(queries: &Queries<'_>, out: &CudaMatrix) -> bool {
-        [queries.q.kind(), queries.cache.kind(), out.kind()] == [Kind::BF16; 3]
+        [queries.q.kind(), out.kind()] == [Kind::BF16; 2] && queries.cache.kind() != Kind::F32
+    }
+
+    /// Where the keys and values of a layer are in bf16: widened, if they have 8 bits. They stay there as long as the guard lives.
+    fn widened(&self, queries: &Queries<'_>) -> (Layer, MutexGuard<'_, Option<Buffer>>) {
+        let Queries { cache, layer, step, .. } = *queries;
+        let layer = cache.layer(layer);
+        if cache.kind() != Kind::F8 {
+            return (layer, lock(&self.scratch[Scratch::Widened as usize]));
+        }
+        let bytes = cache.layer_elements() * Kind::BF16.bytes();
+        let room = self.scratch(Scratch::Widened, 2 * bytes);
+        let keys = room.as_ref().map_or(0, Buffer::at);
+        let (values, staged) = (keys + bytes as u64, step.view());
+        let mut params = [param(&staged), param(&layer), param(&keys), param(&values)];
+        // SAFETY: the parameters are the kernel's; there is room for all of the pool's blocks, and staging checked the tables.
+        unsafe { self.launch("widen_layer", Shape::new((step.stride(), step.sequences()), 256), &mut params) };
+        (Layer { keys, values, ..layer }, room)
     }
 
     /// By the kernels of decode.cu, which split the keys among blocks; false where they don't take the shapes.
@@ -202,7 +228,8 @@ impl CudaBackend {
         let Queries { q, heads, cache, layer, step, window, scale } = *queries;
         let spec = cache.spec();
         let (dim, group) = (spec.head_dim, heads / spec.kv_heads);
-        let kernel = format!("decode_{dim}_{group}");
+        let narrow = cache.kind() == Kind::F8;
+        let kernel = format!("decode_{}{dim}_{group}", if narrow { "f8_" } else { "" });
         if !Self::in_bf16(queries, out) || !self.kernels.has(&kernel) {
             return false;
         }
@@ -240,7 +267,7 @@ impl CudaBackend {
 
     /// By the kernels of flash.cu and flash90.cu; false where they don't take the shapes.
     fn flash_attention(&self, queries: &Queries<'_>, out: &CudaMatrix) -> bool {
-        let Queries { q, heads, cache, layer, step, window, scale } = *queries;
+        let Queries { q, heads, cache, step, window, scale, .. } = *queries;
         let spec = cache.spec();
         let names = ["flash90", "flash"].map(|name| format!("{name}_{}", spec.head_dim));
         let Some(kernel) = names.iter().find(|name| self.kernels.has(name)) else { return false };
@@ -249,7 +276,8 @@ impl CudaBackend {
         }
         let wide = kernel.starts_with("flash90");
         let (tiles, count) = step.tiles(usize::from(wide));
-        let (at, layer, [positions, ends, sequences, tables]) = (q.at(), cache.layer(layer), step.parts());
+        let (layer, _room) = self.widened(queries);
+        let (at, [positions, ends, sequences, tables]) = (q.at(), step.parts());
         let (stride, window) = (step.stride() as i32, window.map_or(0, |window| i32::try_from(window).unwrap_or(0)));
         let (query_heads, kv_heads, to) = (heads as i32, spec.kv_heads as i32, out.at());
         let mut params = [

@@ -76,7 +76,7 @@ fn rings(room: usize) -> Option<(usize, usize)> {
         let stages = (all / (2 * STAGE)).min(STAGES);
         (stages >= least).then(|| (stages, 2 * stages * STAGE + room))
     };
-    fits(2, decode_shared(256, 2) + 1024).or_else(|| fits(2, decode_shared(128, 2) + 1024)).or_else(|| fits(1, 0))
+    fits(2, decode_shared(256, 2, 2) + 1024).or_else(|| fits(2, decode_shared(128, 2, 2) + 1024)).or_else(|| fits(1, 0))
 }
 
 impl CudaBackend {

@@ -22,6 +22,7 @@ pub(super) fn shared(kernel: &str) -> usize {
     let (chunk, depth) = match kernel {
         _ if kernel.contains("bf16") => (2048, 2),
         _ if kernel.contains("q8") => (1280, 3),
+        _ if kernel.contains("f8") => (1024, 4),
         _ => (768, 4),
     };
     let tiles = kernel.rsplit('_').next().and_then(|tiles| tiles.parse().ok()).unwrap_or(4);
@@ -72,6 +73,7 @@ impl CudaBackend {
             Layout::BF16 => ("bf16", w.n * w.k >= SMALLEST[0]),
             Layout::Q4 => ("q4", evenly && x.rows() >= FOUR_BITS && w.n * w.k >= SMALLEST[1]),
             Layout::Q8 => ("q8", evenly && w.n * w.k >= SMALLEST[1]),
+            Layout::F8 => ("f8", evenly && w.n * w.k >= SMALLEST[1]),
             _ => return None,
         };
         let whole = w.k.is_multiple_of(64) && w.n.is_multiple_of(if form == "geglu" { 32 } else { 16 });

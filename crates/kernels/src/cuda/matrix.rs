@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) enum Kind {
     F32 = 0,
     BF16 = 1,
+    /// 8-bit floats (E4M3), in caches only.
+    F8 = 2,
 }
 
 impl Kind {
@@ -19,6 +21,7 @@ impl Kind {
         match self {
             Self::F32 => 4,
             Self::BF16 => 2,
+            Self::F8 => 1,
         }
     }
 }
@@ -145,6 +148,11 @@ impl CudaCache {
 
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Elements of a layer's keys; it has as many of values.
+    pub(super) fn layer_elements(&self) -> usize {
+        self.spec.blocks * self.spec.kv_heads * BLOCK * self.spec.head_dim
     }
 
     pub(super) fn layer(&self, layer: usize) -> Layer {

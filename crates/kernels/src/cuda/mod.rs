@@ -58,6 +58,8 @@ enum Scratch {
     Meeting,
     /// Sums between passes over k.
     Passes,
+    /// A layer's keys and values of 8 bits in bf16.
+    Widened,
 }
 
 /// An NVIDIA card.
@@ -75,7 +77,7 @@ pub struct CudaBackend {
     /// For products of many rows; none where cuBLASLt isn't there.
     lt: Option<Mutex<Lt>>,
     /// Memory of operations, by what it is for.
-    scratch: [Mutex<Option<Buffer>>; 9],
+    scratch: [Mutex<Option<Buffer>>; 10],
     /// How often some of it was made anew elsewhere: recordings of before are of no use.
     moved: AtomicUsize,
 }
@@ -135,6 +137,17 @@ impl CudaBackend {
             // SAFETY: the caller's promise.
             done(unsafe { self.kernels.launch(name, &shape, params) });
         }
+    }
+
+    /// Makes sure that an operation finds so many bytes.
+    fn reserve(&self, purpose: Scratch, bytes: usize) -> Result<(), Error> {
+        let mut scratch = lock(&self.scratch[purpose as usize]);
+        if scratch.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+            *scratch = None;
+            *scratch = Some(Buffer::zeroed(&self.device, bytes)?);
+            self.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Memory for an operation of at least so many bytes, as long as the guard lives.

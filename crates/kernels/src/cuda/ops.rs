@@ -8,7 +8,7 @@ use super::staged::CudaStaged;
 use super::weight::CudaWeight;
 use super::{CudaBackend, CudaRecordings, INBOX, Scratch, done, lock};
 use crate::Error;
-use crate::backend::{Backend, Behind, CacheSpec, Greedy, Step, WeightFormat};
+use crate::backend::{Backend, Behind, CacheSpec, CacheType, Greedy, Step, WeightFormat};
 use half::bf16;
 use medgemma_formats::Tensor;
 
@@ -223,9 +223,15 @@ impl Backend for CudaBackend {
         CudaMatrix::new(&self.device, capacity, cols)
     }
 
-    /// Keys and values are held in bf16, whatever `spec` says, unless everything is exact.
+    /// Keys and values are held in 8 bits where `spec` says so, else in bf16, or in f32 if everything is exact.
     fn cache(&self, spec: CacheSpec) -> Result<CudaCache, Error> {
-        CudaCache::new(&self.device, spec, self.operand_kind())
+        let kind = if spec.dtype == CacheType::F8 { Kind::F8 } else { self.operand_kind() };
+        let cache = CudaCache::new(&self.device, spec, kind)?;
+        if kind == Kind::F8 && !self.exact {
+            // Attention of many rows can't ask for it any more when memory has run out.
+            self.reserve(Scratch::Widened, 2 * cache.layer_elements() * Kind::BF16.bytes())?;
+        }
+        Ok(cache)
     }
 
     fn staged(&self) -> Result<CudaStaged, Error> {
@@ -258,6 +264,7 @@ impl Backend for CudaBackend {
                 Kind::F32 => {
                     out.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(out, v)| *out = f32::from_le_bytes(*v));
                 }
+                Kind::F8 => unreachable!("matrices are f32 or bf16"),
                 Kind::BF16 => {
                     let values = bytes.as_chunks::<2>().0;
                     out.iter_mut().zip(values).for_each(|(out, v)| *out = bf16::from_le_bytes(*v).to_f32());

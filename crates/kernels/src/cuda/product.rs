@@ -120,6 +120,7 @@ impl CudaBackend {
             Layout::Q4Min => "q4m",
             Layout::Q8 => "q8",
             Layout::Q8Half => "q8h",
+            Layout::F8 => "f8",
             Layout::F32 | Layout::Q8Min | Layout::Q8HalfMin => return false,
         };
         // Tiles of eight rows of x.

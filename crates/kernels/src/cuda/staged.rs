@@ -29,8 +29,9 @@ pub struct CudaStaged {
     alone: bool,
     /// How far rows see behind their own position: images do.
     ahead: usize,
-    /// Entries of each table.
+    /// Entries of each table, and how many tables there are.
     stride: usize,
+    sequences: usize,
     /// Where the tiles of each size begin, and how many there are.
     tiles: [(usize, usize); 2],
     /// Tells arrays apart in recordings: a larger one is at another address.
@@ -65,6 +66,7 @@ impl CudaStaged {
             alone: false,
             ahead: 0,
             stride: 0,
+            sequences: 0,
             tiles: [(0, 0); 2],
             id: unique(),
             device,
@@ -78,6 +80,7 @@ impl CudaStaged {
         // A power of two, so that it changes rarely: recordings have it in them.
         let stride = step.sequences.iter().map(|s| s.table.len()).max().unwrap_or(0).next_power_of_two();
         self.stride = stride;
+        self.sequences = step.sequences.len();
         let ahead = |(end, position): (&u32, &u32)| end.saturating_sub(position + 1) as usize;
         self.ahead = step.ends.iter().zip(&step.positions).map(ahead).max().unwrap_or(0);
         self.alone = self.ahead == 0 && step.sequences.iter().all(|sequence| sequence.rows.len() == 1);
@@ -151,6 +154,11 @@ impl CudaStaged {
     /// Entries of each table.
     pub(super) fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// Block tables.
+    pub(super) fn sequences(&self) -> usize {
+        self.sequences
     }
 
     /// Whether each row is the last of a sequence of its own.

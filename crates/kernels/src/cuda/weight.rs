@@ -9,6 +9,9 @@
 //! - scales, and minimums likewise: for each g four numbers, in the order of the words; where 16 share a scale, two for
 //!   each of these.
 //!
+//! - 8-bit floats: as 8 bits, but of each four bytes the second and third are exchanged, as widening them gives pairs; an f32
+//!   scale for each row, a power of two.
+//!
 //! w = scale · q - min; without minimums a nibble stands for q - 8.
 
 use super::CudaBackend;
@@ -34,6 +37,8 @@ pub(super) enum Layout {
     Q8Min,
     /// 8 bits, an f32 scale and minimum for 16.
     Q8HalfMin,
+    /// 8-bit floats, an f32 scale for a row.
+    F8,
 }
 
 impl Layout {
@@ -44,6 +49,7 @@ impl Layout {
             Self::BF16 => 1,
             Self::Q4 | Self::Q4Min => 2,
             Self::Q8 | Self::Q8Half | Self::Q8Min | Self::Q8HalfMin => 3,
+            Self::F8 => 4,
         }
     }
 
@@ -67,7 +73,7 @@ impl Layout {
     fn of(dtype: DType) -> Self {
         match dtype {
             DType::F32 => Self::F32,
-            DType::F16 | DType::BF16 | DType::Nf4 => Self::BF16,
+            DType::F16 | DType::BF16 | DType::F8 | DType::Nf4 => Self::BF16,
             DType::Q4_0 => Self::Q4,
             DType::Q4_1 | DType::Q4K => Self::Q4Min,
             DType::Q8_0 | DType::Q5_0 | DType::Iq4Nl => Self::Q8,
@@ -98,6 +104,8 @@ impl Layout {
                     Self::Q4
                 }
             }
+            WeightFormat::F8 if stored.quantized() => stored,
+            WeightFormat::F8 => Self::F8,
             WeightFormat::Nf4 if dtype == DType::Nf4 => stored,
             WeightFormat::Nf4 => {
                 return Err(Error::Shape(
@@ -148,7 +156,7 @@ impl Part {
         }
         let all = elements(n.next_multiple_of(16))?;
         let data = Buffer::zeroed(&b.device, if layout.kind() == 2 { all / 2 } else { all })?;
-        let groups = all / layout.group();
+        let groups = if layout == Layout::F8 { n.next_multiple_of(16) } else { all / layout.group() };
         let scales = Buffer::zeroed(&b.device, groups * if layout.wide_scales() { 4 } else { 2 })?;
         let mins = if layout.mins() { Some(Buffer::zeroed(&b.device, groups * 4)?) } else { None };
         Ok(Self { first, layout, n, k, data, scales: Some(scales), mins })
@@ -179,7 +187,7 @@ impl Part {
     }
 
     /// Puts a tensor at rows `first..` of this part, through a piece of memory on the card.
-    fn put(&self, b: &CudaBackend, first: usize, tensor: &Tensor) -> Result<(), Error> {
+    fn put(&self, b: &CudaBackend, first: usize, tensor: &Tensor, format: WeightFormat) -> Result<(), Error> {
         let (rows, cols) = (tensor.rows(), tensor.cols());
         let (len, size) = (tensor.dtype.block_len(), tensor.dtype.block_bytes());
         // 64 rows are whole blocks of NF4, whatever their width.
@@ -195,8 +203,11 @@ impl Part {
                 Some(buffer)
             }
         };
+        let stored_blocks = Layout::of(tensor.dtype).quantized();
         let requantized = self.layout.quantized() && Layout::of(tensor.dtype) != self.layout;
         let kernel = match self.layout.quantized() {
+            // Whatever the width is, the values are those of 8-bit floats.
+            _ if format == WeightFormat::F8 && !stored_blocks => "round_rows",
             false => "decode_rows",
             true if requantized => "quantize_rows",
             true => "repack_rows",
@@ -214,8 +225,12 @@ impl Part {
                 block_len: len as i32,
                 block_bytes: size as i32,
             };
-            let threads = count * cols / if kernel == "decode_rows" { 1 } else { 8 };
-            let shape = Shape::new((threads.div_ceil(256).clamp(1, 1 << 16), 1), 256).in_turn();
+            let blocks = match kernel {
+                "round_rows" => count,
+                "decode_rows" => (count * cols).div_ceil(256),
+                _ => (count * cols / 8).div_ceil(256),
+            };
+            let shape = Shape::new((blocks.clamp(1, 1 << 16), 1), 256).in_turn();
             let (view, first, count) = (self.view(), (first + at) as i32, count as i32);
             // SAFETY: the kernels take these four; the rows lie within the part, and the raw bytes are there.
             unsafe { b.launch(kernel, shape, &mut [param(&raw), param(&view), param(&first), param(&count)]) };
@@ -265,6 +280,7 @@ fn stored(dtype: DType) -> i32 {
         DType::Iq4Nl => 13,
         DType::Iq4Xs => 14,
         DType::Nf4 => 15,
+        DType::F8 => 16,
     }
 }
 
@@ -297,7 +313,7 @@ impl CudaWeight {
             let part = Part::new(b, n, rows, k, layouts[at])?;
             let mut first = 0;
             for tensor in &tensors[at..at + alike] {
-                part.put(b, first, tensor)?;
+                part.put(b, first, tensor, format)?;
                 first += tensor.rows();
             }
             parts.push(part);

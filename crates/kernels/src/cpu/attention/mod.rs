@@ -100,6 +100,7 @@ pub(crate) fn attention(
         match &cache.blocks {
             Blocks::F32(data) => tile.run::<F32>(data, scratch, &out),
             Blocks::BF16(data) => tile.run::<BF16>(data, scratch, &out),
+            Blocks::F8(data) => tile.run::<F8>(data, scratch, &out),
             #[cfg(target_arch = "x86_64")]
             Blocks::Pairs(data) if isa.has_amx() && layout.padded <= tiles::WIDEST => {
                 tiles::run(&tile, data, scratch, &out);
@@ -309,6 +310,7 @@ trait Arithmetic {
 /// In f32, elements widened.
 struct F32;
 struct BF16;
+struct F8;
 
 /// For each element type whose products are in f32.
 fn in_f32<E: Element, const ROWS: usize, const NP: usize>(mut call: Call<'_, E>, isa: Found) {
@@ -340,6 +342,14 @@ impl Arithmetic for BF16 {
 
     fn run<const ROWS: usize, const NP: usize>(call: Call<'_, u16>, isa: Found) {
         in_f32::<u16, ROWS, NP>(call, isa);
+    }
+}
+
+impl Arithmetic for F8 {
+    type Stored = u8;
+
+    fn run<const ROWS: usize, const NP: usize>(call: Call<'_, u8>, isa: Found) {
+        in_f32::<u8, ROWS, NP>(call, isa);
     }
 }
 

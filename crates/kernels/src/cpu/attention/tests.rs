@@ -54,11 +54,11 @@ impl Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let shape = (1usize..4, 1usize..5, prop::sample::select(vec![4usize, 8, 20, 24, 64, 72, 128]), 1usize..200);
-    let look = (0usize..200, 1usize..60, prop::option::of(1usize..100), 0usize..3);
+    let look = (0usize..200, 1usize..60, prop::option::of(1usize..100), 0usize..4);
     (shape, look, prop::collection::vec(0usize..200, 0..5), 0u64..1000).prop_map(
         |((kv_heads, shared, dim, len), (start, width, window, exact), cuts, seed)| {
             let start = start % len;
-            let dtype = [CacheType::F32, CacheType::BF16, CacheType::BF16Products][exact];
+            let dtype = [CacheType::F32, CacheType::BF16, CacheType::BF16Products, CacheType::F8][exact];
             Case { kv_heads, shared, dim, len, span: start..len.min(start + width), window, dtype, cuts, seed }
         },
     )
@@ -77,6 +77,8 @@ fn cache(backend: &CpuBackend, case: &Case, sequences: usize) -> CpuCache {
     match &mut cache.blocks {
         crate::cpu::cache::Blocks::F32(data) => data.fill(f32::NAN),
         crate::cpu::cache::Blocks::BF16(data) => data.fill(0x7FC0),
+        // Not numbers, which count as 480.
+        crate::cpu::cache::Blocks::F8(data) => data.fill(0x7F),
         crate::cpu::cache::Blocks::Pairs(data) => data.fill(0x7FC0_7FC0),
     }
     cache
@@ -135,7 +137,9 @@ fn twin(case: &Case, s: usize, products16: bool) -> Vec<f32> {
             if i < heads { q.extend(head) } else { k.extend(head) }
         }
     }
-    if case.dtype != CacheType::F32 {
+    if case.dtype == CacheType::F8 {
+        (k, v) = (reference::round_f8(&k), reference::round_f8(&v));
+    } else if case.dtype != CacheType::F32 {
         (k, v) = (reference::round_bf16(&k), reference::round_bf16(&v));
     }
     if products16 {
@@ -153,11 +157,12 @@ proptest! {
         for isa in isas() {
             let once = whole(&CpuBackend::with_isa(Some(1), isa), &case, &[]);
             let products16 = case.dtype == CacheType::BF16Products && Found::new(isa).products16();
-            // A value on the edge of two bf16 numbers may be rounded to the other one; with products in bf16 the softmax's
+            // A value on the edge of two bf16 numbers (or of 8 bits) may be rounded to the other one; with products in bf16 the softmax's
             // weights are rounded, too.
             let tolerance = match case.dtype {
                 CacheType::F32 => 1e-5,
                 _ if products16 => 8e-3,
+                CacheType::F8 => 4e-2,
                 _ => 4e-3,
             };
             close(&once, &twin(&case, 0, products16), tolerance);

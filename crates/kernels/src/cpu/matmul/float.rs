@@ -6,7 +6,7 @@
 
 use super::activations::Floats;
 use super::tiling::Tiling;
-use crate::cpu::pack::{Layout, NF4_BLOCK, NF4_BYTES, Segment};
+use crate::cpu::pack::{F8_SCALES, Layout, NF4_BLOCK, NF4_BYTES, Segment};
 use crate::cpu::simd::{Found, Kernel, LANES, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -29,17 +29,24 @@ pub(crate) fn accumulate(
         let len = DEPTH.min(k - start);
         let bytes = match segment.layout {
             Layout::F32 => start * 4 * LANES..(start + len) * 4 * LANES,
+            Layout::F8 => F8_SCALES + start * LANES..F8_SCALES + (start + len) * LANES,
             Layout::Nf4(_) => start / NF4_BLOCK * NF4_BYTES..(start + len) / NF4_BLOCK * NF4_BYTES,
             _ => start * 2 * LANES..(start + len) * 2 * LANES,
         };
         for (group, first) in panels.clone().step_by(np).enumerate() {
             // Where panels run out, the last one is repeated and its result not used.
-            let w: [&[u8]; 4] = std::array::from_fn(|i| &segment.panel((first + i).min(panels.end - 1))[bytes.clone()]);
+            let panel = |i: usize| segment.panel((first + i).min(panels.end - 1));
+            let w: [&[u8]; 4] = std::array::from_fn(|i| &panel(i)[bytes.clone()]);
+            let scales: [&[u8]; 4] = match segment.layout {
+                Layout::F8 => std::array::from_fn(|i| &panel(i)[..F8_SCALES]),
+                _ => [&[]; 4],
+            };
             for tile in tiling.iter() {
                 let at = (group * tiling.padded() + tile.first) * np * LANES;
                 let call = Call {
                     x: x.tile(tile, k, start, len),
                     w,
+                    scales,
                     c: &mut c[at..at + tile.padded * np * LANES],
                     fresh: start == 0,
                 };
@@ -47,6 +54,7 @@ pub(crate) fn accumulate(
                     Layout::F32 => call.floats::<F32>(isa, tile.padded, np),
                     Layout::F16 => call.floats::<F16>(isa, tile.padded, np),
                     Layout::BF16 => call.floats::<BF16>(isa, tile.padded, np),
+                    Layout::F8 => call.floats::<F8>(isa, tile.padded, np),
                     Layout::Nf4(values) => call.nf4(isa, tile.padded, np, values),
                     Layout::Pairs | Layout::Int(_) => unreachable!("they have kernels of their own"),
                 }
@@ -59,6 +67,8 @@ pub(crate) fn accumulate(
 struct Call<'a> {
     x: &'a [f32],
     w: [&'a [u8]; 4],
+    /// Of the rows of each panel, where they have some.
+    scales: [&'a [u8]; 4],
     c: &'a mut [f32],
     /// Whether nothing was summed in `c` yet.
     fresh: bool,
@@ -101,17 +111,21 @@ impl Call<'_> {
 /// A stored float type.
 trait Widen: 'static {
     type Bits;
-    fn load<S: Simd>(s: S, w: &[Self::Bits; LANES]) -> S::F;
+    /// Whether rows have scales.
+    const SCALED: bool = false;
+    /// Weights of 16 rows; `scale` means something where rows have one.
+    fn load<S: Simd>(s: S, w: &[Self::Bits; LANES], scale: S::F) -> S::F;
 }
 
 struct F32;
 struct F16;
 struct BF16;
+struct F8;
 
 impl Widen for F32 {
     type Bits = f32;
     #[inline(always)]
-    fn load<S: Simd>(s: S, w: &[f32; LANES]) -> S::F {
+    fn load<S: Simd>(s: S, w: &[f32; LANES], _: S::F) -> S::F {
         s.load(w)
     }
 }
@@ -119,7 +133,7 @@ impl Widen for F32 {
 impl Widen for F16 {
     type Bits = u16;
     #[inline(always)]
-    fn load<S: Simd>(s: S, w: &[u16; LANES]) -> S::F {
+    fn load<S: Simd>(s: S, w: &[u16; LANES], _: S::F) -> S::F {
         s.load_f16(w)
     }
 }
@@ -127,8 +141,17 @@ impl Widen for F16 {
 impl Widen for BF16 {
     type Bits = u16;
     #[inline(always)]
-    fn load<S: Simd>(s: S, w: &[u16; LANES]) -> S::F {
+    fn load<S: Simd>(s: S, w: &[u16; LANES], _: S::F) -> S::F {
         s.load_bf16(w)
+    }
+}
+
+impl Widen for F8 {
+    type Bits = u8;
+    const SCALED: bool = true;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, w: &[u8; LANES], scale: S::F) -> S::F {
+        s.mul(s.load_f8(w), scale)
     }
 }
 
@@ -147,16 +170,23 @@ impl<W: Widen, const ROWS: usize, const NP: usize> Kernel for Tile<'_, W, ROWS, 
         if const { !fits::<S>(ROWS, NP) } {
             unreachable!("tiles are chosen to fit");
         }
-        let Call { x, w, c, fresh } = self.0;
+        let Call { x, w, scales, c, fresh } = self.0;
         let k = x.len() / ROWS;
         assert!(c.len() == ROWS * NP * LANES && w.iter().all(|w| w.len() == k * LANES * size_of::<W::Bits>()));
         let mut sums = [[s.splat(0.0); NP]; ROWS];
         let mut column = [s.splat(0.0); NP];
+        let mut scale = [s.splat(1.0); NP];
+        if W::SCALED {
+            for (scale, bytes) in scale.iter_mut().zip(&scales) {
+                let floats = bytes.as_chunks::<4>().0;
+                *scale = s.load(&std::array::from_fn(|lane| f32::from_ne_bytes(floats[lane])));
+            }
+        }
         for (i, x) in x.as_chunks::<ROWS>().0.iter().enumerate() {
-            for (column, w) in column.iter_mut().zip(&w) {
+            for ((column, w), &scale) in column.iter_mut().zip(&w).zip(&scale) {
                 // SAFETY: i < k, and each panel has k columns (asserted). Panels and columns are aligned as their
                 // elements: buffers begin at a cache line, and columns are powers of two long.
-                *column = W::load(s, unsafe { &*w.as_ptr().cast::<[W::Bits; LANES]>().add(i) });
+                *column = W::load(s, unsafe { &*w.as_ptr().cast::<[W::Bits; LANES]>().add(i) }, scale);
             }
             for (sums, &x) in sums.iter_mut().zip(x) {
                 let x = s.splat(x);
@@ -185,7 +215,7 @@ impl<const ROWS: usize, const NP: usize> Kernel for Nf4Tile<'_, ROWS, NP> {
         if const { !fits::<S>(ROWS, NP) } {
             unreachable!("tiles are chosen to fit");
         }
-        let Call { x, w, c, mut fresh } = self.0;
+        let Call { x, w, c, mut fresh, .. } = self.0;
         let blocks = x.len() / ROWS / NF4_BLOCK;
         assert!(c.len() == ROWS * NP * LANES && w.iter().all(|w| w.len() == blocks * NF4_BYTES));
         let lut = s.lut(self.1);

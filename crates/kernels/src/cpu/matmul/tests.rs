@@ -82,6 +82,34 @@ proptest! {
     }
 }
 
+/// Products with 8-bit floats are those of the numbers they stand for, to the bit those of these numbers in bf16; and rows and
+/// threads don't change a bit.
+#[test]
+fn products_of_8_bit_floats() {
+    for isa in isas() {
+        for (m, n, k) in [(1, 5, 2), (13, 40, 66), (40, 33, 850), (30, 70, 256), (7, 16, 75)] {
+            // Rows of different sizes, the last all zeros.
+            let mut w = noise(10, n * k);
+            for (row, values) in w.chunks_exact_mut(k).enumerate() {
+                let size = if row + 1 == n { 0.0 } else { 2f32.powi(row as i32 * 7 % 60 - 30) };
+                values.iter_mut().for_each(|v| *v *= size);
+            }
+            let x = noise(9, m * k);
+            let rounded = Tensor::from_f32("w", &[n, k], &reference::round_rows_f8(&w, k)).unwrap();
+            let backend = CpuBackend::with_isa(Some(2), isa);
+            let weight = backend.weight_f32(&w, n, k, WeightFormat::F8).unwrap();
+            assert!(matches!(weight.segments()[0].layout, crate::cpu::pack::Layout::F8));
+            let all = product(&backend, &x, &weight);
+            check(isa, &rounded, &x, &all);
+            let wide = backend.weight(&[&rounded], WeightFormat::BF16).unwrap();
+            assert_eq!(product(&backend, &x, &wide), all);
+            let alone = CpuBackend::with_isa(Some(1), isa);
+            let one = product(&alone, &x[..k], &alone.weight_f32(&w, n, k, WeightFormat::F8).unwrap());
+            assert_eq!(one, &all[..n], "rows change bits");
+        }
+    }
+}
+
 /// Products in bf16 are those of activations rounded to it.
 #[test]
 fn products_in_bf16() {

@@ -31,7 +31,7 @@ pub(crate) fn layout(dtype: DType) -> Option<Ints> {
         DType::Iq4Xs => (Bits::Eight, Scales::Super, false, 32),
         DType::Q3K | DType::Q6K => (Bits::Six, Scales::Super, false, 16),
         DType::Q2K => (Bits::Six, Scales::Super, true, 16),
-        DType::F32 | DType::F16 | DType::BF16 | DType::Nf4 => return None,
+        DType::F32 | DType::F16 | DType::BF16 | DType::F8 | DType::Nf4 => return None,
     };
     Some(Ints { bits, scales, mins, group })
 }

@@ -5,6 +5,7 @@
 //!
 //! * Floats: `[k][LANES]` elements.
 //! * Pairs: `[k / 2][LANES][2]` bf16.
+//! * 8-bit floats: `[LANES]` f32 scales, each times 2⁸, then `[k][LANES]` bytes.
 //! * NF4: for each 64 k, `[LANES]` f32 scales, then for each two k `[LANES]` bytes, the first k in the low nibble.
 //! * Integers: for each 256 k a record of scales, padded to a cache line, then weights. 8-bit weights: for each 4 k
 //!   `[LANES][4]` bytes. 4-bit ones: for each 8 k `[LANES][4]` bytes, the first 4 k in the low nibbles. 6-bit ones: for
@@ -23,6 +24,9 @@ pub(crate) const NF4_BLOCK: usize = 64;
 /// Bytes of one block of an NF4 panel.
 pub(crate) const NF4_BYTES: usize = LANES * 4 + NF4_BLOCK / 2 * LANES;
 
+/// Bytes of the scales of a panel of 8-bit floats.
+pub(crate) const F8_SCALES: usize = LANES * 4;
+
 /// How a panel holds its weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Layout {
@@ -31,6 +35,8 @@ pub(crate) enum Layout {
     BF16,
     /// bf16 for products in bf16.
     Pairs,
+    /// E4M3, with a scale for each row.
+    F8,
     /// With the values its nibbles stand for.
     Nf4([f32; 16]),
     Int(Ints),
@@ -108,6 +114,7 @@ impl Layout {
         Ok(match self {
             Self::F32 => k * LANES * 4,
             Self::F16 | Self::BF16 | Self::Pairs => k * LANES * 2,
+            Self::F8 => F8_SCALES + k * LANES,
             Self::Nf4(_) => k / NF4_BLOCK * NF4_BYTES,
             Self::Int(ints) => k / RECORD * ints.record_bytes(RECORD) + ints.record_bytes(k % RECORD),
         })
@@ -127,6 +134,7 @@ mod tests {
         assert_eq!(bits(Layout::F32), 32.0);
         assert_eq!(bits(Layout::F16), 16.0);
         assert_eq!(bits(Layout::BF16), 16.0);
+        assert_eq!(bits(Layout::F8), 8.0 + 32.0 / 2560.0);
         assert_eq!(bits(Layout::Nf4([0.0; 16])), 4.5);
         for (dtype, expected) in [
             (DType::Q4_0, 4.5),

@@ -17,8 +17,8 @@ use super::pool::Pool;
 use super::simd::LANES;
 use super::store::{Store, WriteError, Writer, tag};
 use crate::backend::WeightFormat;
-pub(crate) use layout::{Bits, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
-use medgemma_formats::{Bytes, DType, Nf4, Tensor, quantize, quantize_nf4};
+pub(crate) use layout::{Bits, F8_SCALES, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
+use medgemma_formats::{Bytes, DType, Nf4, Tensor, f8_scale, f32_to_f8, quantize, quantize_nf4};
 use panel::Row;
 use std::fmt::Write;
 use std::ops::Deref;
@@ -85,6 +85,8 @@ enum Via {
     Blocks(DType),
     /// Quantized to NF4.
     Nf4,
+    /// Rounded to 8-bit floats.
+    F8,
 }
 
 /// Where rows come from.
@@ -197,6 +199,7 @@ fn plan(dtype: DType, map: Option<[f32; 16]>, k: usize, format: WeightFormat) ->
         WeightFormat::Q8 if dtype != DType::Q8_0 && whole(GROUP) => quantized(DType::Q8_0),
         WeightFormat::Q4 if dtype != DType::Q4_0 && whole(GROUP) => quantized(DType::Q4_0),
         WeightFormat::Nf4 if dtype != DType::Nf4 && whole(NF4_BLOCK) => (Layout::Nf4(Nf4::VALUES), Via::Nf4),
+        WeightFormat::F8 if blocks::layout(dtype).is_none() => (Layout::F8, Via::F8),
         _ => match (dtype, map) {
             (DType::F16, _) => (Layout::F16, Via::Bytes),
             (DType::BF16, _) => (Layout::BF16, Via::Bytes),
@@ -329,6 +332,7 @@ enum Held<'a> {
     Blocks(DType, Vec<u8>),
     Nf4(&'a [u8], &'a [f32]),
     MadeNf4(Vec<u8>, Vec<f32>),
+    F8(Vec<u8>, f32),
 }
 
 impl Held<'_> {
@@ -341,6 +345,7 @@ impl Held<'_> {
             Self::Blocks(dtype, bytes) => Row::Blocks(*dtype, bytes),
             Self::Nf4(bytes, scales) => Row::Nf4(bytes, scales),
             Self::MadeNf4(bytes, scales) => Row::Nf4(bytes, scales),
+            Self::F8(bytes, scale) => Row::F8(bytes, *scale),
         }
     }
 }
@@ -377,6 +382,10 @@ fn hold<'a>(parts: &[Part<'a>], mut row: usize, k: usize) -> Result<Held<'a>, Er
         Via::Nf4 => {
             let (bytes, nf4) = quantize_nf4(floats);
             Held::MadeNf4(bytes, nf4.absmax)
+        }
+        Via::F8 => {
+            let scale = f8_scale(floats);
+            Held::F8(floats.iter().map(|v| f32_to_f8(v / scale)).collect(), scale)
         }
     })
 }

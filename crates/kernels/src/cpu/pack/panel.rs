@@ -1,10 +1,10 @@
 //! Writing rows into a panel, and reading one back.
 
 use super::blocks::Record;
-use super::layout::{Bits, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
+use super::layout::{Bits, F8_SCALES, GROUP, Ints, Layout, NF4_BLOCK, NF4_BYTES, RECORD, Scales};
 use crate::cpu::simd::LANES;
 use half::{bf16, f16};
-use medgemma_formats::DType;
+use medgemma_formats::{DType, f8_to_f32};
 
 /// One row of weights as it goes into a panel.
 pub(crate) enum Row<'a> {
@@ -12,11 +12,16 @@ pub(crate) enum Row<'a> {
     F32(&'a [f32]),
     /// f16 or bf16 in little-endian order, as the panel has them.
     Bits(&'a [u8]),
+    /// 8-bit floats and their scale.
+    F8(&'a [u8], f32),
     /// Nibbles, high ones first, and a scale for each 64.
     Nf4(&'a [u8], &'a [f32]),
     /// Blocks of integers.
     Blocks(DType, &'a [u8]),
 }
+
+/// What loading 8-bit floats divides them by.
+const F8_UNIT: f32 = 256.0;
 
 /// k whose floats are written for all rows before the next ones, so that they stay in the first cache.
 const CHUNK: usize = 128;
@@ -26,6 +31,7 @@ pub(crate) fn write(layout: &Layout, k: usize, rows: &[Row<'_>], panel: &mut [u8
     match layout {
         Layout::Int(ints) => write_ints(ints, k, rows, panel),
         Layout::Nf4(_) => write_nf4(rows, panel),
+        Layout::F8 => write_f8(rows, panel),
         Layout::F32 => write_floats::<4>(k, rows, panel, |value| value.to_ne_bytes()),
         Layout::F16 => write_floats::<2>(k, rows, panel, |value| f16::from_f32(value).to_ne_bytes()),
         Layout::BF16 => write_floats::<2>(k, rows, panel, |value| bf16::from_f32(value).to_ne_bytes()),
@@ -53,7 +59,7 @@ fn write_pairs(k: usize, rows: &[Row<'_>], panel: &mut [u8]) {
                         *to = [a0, a1, b0, b1];
                     }
                 }
-                Row::Nf4(..) | Row::Blocks(..) => unreachable!("floats go into float layouts"),
+                Row::F8(..) | Row::Nf4(..) | Row::Blocks(..) => unreachable!("floats go into float layouts"),
             }
         }
     }
@@ -73,8 +79,19 @@ fn write_floats<const N: usize>(k: usize, rows: &[Row<'_>], panel: &mut [u8], ro
                         to.copy_from_slice(&u16::from_le_bytes(*bits).to_ne_bytes());
                     }
                 }
-                Row::Nf4(..) | Row::Blocks(..) => unreachable!("floats go into float layouts"),
+                Row::F8(..) | Row::Nf4(..) | Row::Blocks(..) => unreachable!("floats go into float layouts"),
             }
+        }
+    }
+}
+
+fn write_f8(rows: &[Row<'_>], panel: &mut [u8]) {
+    let (scales, columns) = panel.split_at_mut(F8_SCALES);
+    for (lane, row) in rows.iter().enumerate() {
+        let Row::F8(bytes, scale) = row else { unreachable!("8-bit floats go into their own layout") };
+        scales[4 * lane..][..4].copy_from_slice(&(scale * F8_UNIT).to_ne_bytes());
+        for (column, byte) in columns.as_chunks_mut::<LANES>().0.iter_mut().zip(*bytes) {
+            column[lane] = *byte;
         }
     }
 }
@@ -180,6 +197,12 @@ pub(crate) fn read(layout: &Layout, panel: &[u8], lane: usize, by: f32, out: &mu
             for (out, from) in out.as_chunks_mut::<2>().0.iter_mut().zip(panel.as_chunks::<{ 4 * LANES }>().0) {
                 let value = |i: usize| bf16::from_bits(bits(&from[4 * lane + 2 * i..])).to_f32() * by;
                 *out = [value(0), value(1)];
+            }
+        }
+        Layout::F8 => {
+            let scale = float(&panel[4 * lane..]) / F8_UNIT * by;
+            for (out, from) in out.iter_mut().zip(panel[F8_SCALES..].as_chunks::<LANES>().0) {
+                *out = f8_to_f32(from[lane]) * scale;
             }
         }
         Layout::Nf4(values) => {

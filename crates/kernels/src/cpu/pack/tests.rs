@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cpu::testing::{DTYPES, noise, tensor};
-use crate::reference::round_bf16;
+use crate::reference::{round_bf16, round_rows_f8};
 use std::sync::Arc;
 
 fn pool() -> Pool {
@@ -76,6 +76,18 @@ fn requested_formats_are_those_of_the_files() {
         let other = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&wide], format).unwrap();
         assert_eq!(rows(&other), rows(&w));
     }
+    // 8-bit floats have a scale for each row, whatever its width; blocks stay blocks.
+    for (n, k) in [(n, k), (5, 77)] {
+        let values = &values[..n * k];
+        let w = CpuWeight::from_values(&pool(), &mut Store::Off, values, n, k, WeightFormat::F8).unwrap();
+        assert_eq!(rows(&w), round_rows_f8(values, k));
+        let again = Tensor::from_f32("w", &[n, k], &rows(&w)).unwrap();
+        let again = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&again], WeightFormat::F8).unwrap();
+        assert_eq!(rows(&again), rows(&w));
+    }
+    let blocks = through(DType::Q4_0);
+    let kept = CpuWeight::from_tensors(&pool(), &mut Store::Off, &[&blocks], WeightFormat::F8).unwrap();
+    assert_eq!(rows(&kept), blocks.to_f32().unwrap());
     // Groups don't divide 48 + 2: held as stored.
     let odd = CpuWeight::from_values(&pool(), &mut Store::Off, &values[..100], 2, 50, WeightFormat::Q4).unwrap();
     assert_eq!(rows(&odd), &values[..100]);

@@ -101,6 +101,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let [a, b] = self.halves(v);
         unsafe { [_mm256_cvtph_ps(a), _mm256_cvtph_ps(b)] }
     }
+    #[inline(always)]
+    fn load_f8(self, v: &[u8; LANES]) -> F {
+        unsafe {
+            // As halves: the sign stays in front, all else moves behind one more bit of exponent.
+            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(v.as_ptr().cast()));
+            let bits = _mm256_and_si256(_mm256_slli_epi16::<7>(wide), _mm256_set1_epi16(0xBF80_u16 as i16));
+            [_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(bits))]
+        }
+    }
 
     #[inline(always)]
     fn add(self, a: F, b: F) -> F {

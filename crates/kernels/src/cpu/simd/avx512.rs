@@ -77,6 +77,15 @@ impl<const PRODUCTS16: bool> Simd for Avx512<PRODUCTS16> {
     fn load_f16(self, v: &[u16; LANES]) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())) }
     }
+    #[inline(always)]
+    fn load_f8(self, v: &[u8; LANES]) -> __m512 {
+        unsafe {
+            // As halves: the sign stays in front, all else moves behind one more bit of exponent.
+            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(v.as_ptr().cast()));
+            let bits = _mm256_and_si256(_mm256_slli_epi16::<7>(wide), _mm256_set1_epi16(0xBF80_u16 as i16));
+            _mm512_cvtph_ps(bits)
+        }
+    }
 
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

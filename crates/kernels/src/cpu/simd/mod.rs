@@ -44,6 +44,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn store(self, v: Self::F, to: &mut [f32; LANES]);
     fn load_bf16(self, v: &[u16; LANES]) -> Self::F;
     fn load_f16(self, v: &[u16; LANES]) -> Self::F;
+    /// 8-bit floats (E4M3) times 2⁻⁸; the two codes that aren't numbers count as ±480.
+    fn load_f8(self, v: &[u8; LANES]) -> Self::F;
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

@@ -70,6 +70,10 @@ impl Simd for Scalar {
     fn load_f16(self, v: &[u16; LANES]) -> F {
         v.map(|v| f16::from_bits(v).to_f32())
     }
+    #[inline(always)]
+    fn load_f8(self, v: &[u8; LANES]) -> F {
+        v.map(|v| f16::from_bits(u16::from(v & 0x80) << 8 | u16::from(v & 0x7F) << 7).to_f32())
+    }
 
     #[inline(always)]
     fn add(self, a: F, b: F) -> F {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cpu::testing::isas;
 use half::{bf16, f16};
+use medgemma_formats::f8_to_f32;
 
 struct Check;
 
@@ -56,6 +57,14 @@ impl Kernel for Check {
         assert_eq!(lanes(s, s.load_f16(&half)), half.map(|h| f16::from_bits(h).to_f32()));
         let brain: [u16; LANES] = std::array::from_fn(|i| bf16::from_f32(wide[i % 8]).to_bits());
         assert_eq!(lanes(s, s.load_bf16(&brain)), brain.map(|h| bf16::from_bits(h).to_f32()));
+        for first in (0..256).step_by(LANES) {
+            let codes: [u8; LANES] = std::array::from_fn(|i| (first + i) as u8);
+            let values = lanes(s, s.load_f8(&codes)).map(|v| v * 256.0);
+            for (code, value) in codes.into_iter().zip(values) {
+                let expected = if code & 0x7F == 0x7F { 480f32.copysign(value) } else { f8_to_f32(code) };
+                assert_eq!(value.to_bits(), expected.to_bits(), "{code:#04x}");
+            }
+        }
         let bytes: [i8; LANES] = std::array::from_fn(|i| (i as i8 - 8) * 16);
         assert_eq!(lanes(s, s.to_f32(s.widen(&bytes))), bytes.map(f32::from));
         let pairs: [[i8; 2]; LANES] = std::array::from_fn(|i| [bytes[i], (i as i8) * 16 - 127]);

@@ -13,12 +13,21 @@ const SHAPES: [(usize, usize); 4] = [(3296, 2560), (1056, 16_384), (2080, 8256),
 #[test]
 fn cuda_products_of_steps_match_their_twins() {
     for (b, tolerance) in cards() {
-        for (dtype, rows) in
-            [(DType::BF16, &[1, 8, 13, 32, 40][..]), (DType::Q4_0, &[9, 16, 32, 45]), (DType::Q8_0, &[1, 9, 32])]
-        {
+        for (dtype, rows) in [
+            (DType::BF16, &[1, 8, 13, 32, 40][..]),
+            (DType::Q4_0, &[9, 16, 32, 45]),
+            (DType::Q8_0, &[1, 9, 32]),
+            (DType::F8, &[1, 8, 9, 32, 40]),
+        ] {
             for (n, k) in SHAPES {
-                let stored = tensor(3, dtype, n, k);
-                let (weight, values) = (b.weight(&[&stored], WeightFormat::Stored).unwrap(), stored.to_f32().unwrap());
+                // 8-bit floats are in no file.
+                let (source, format) =
+                    if dtype == DType::F8 { (DType::BF16, WeightFormat::F8) } else { (dtype, WeightFormat::Stored) };
+                let stored = tensor(3, source, n, k);
+                let (weight, mut values) = (b.weight(&[&stored], format).unwrap(), stored.to_f32().unwrap());
+                if dtype == DType::F8 {
+                    values = reference::round_rows_f8(&values, k);
+                }
                 // The rows of the largest step; the others are its first.
                 let x = reference::round_bf16(&noise(5, rows[rows.len() - 1] * k));
                 let (post, next, stream) = (noise(6, n), noise(7, n), noise(8, rows[rows.len() - 1] * n));
