@@ -19,7 +19,8 @@ SHAPES = {
     "4b": dict(variant="4b-it", layers=34, hidden=2560, ffn=10240, heads=8, kv=4, dim=256, vocab=262208, globals=5),
     "27b": dict(variant="27b-text-it", layers=62, hidden=5376, ffn=21504, heads=32, kv=16, dim=128, vocab=262144, globals=10),
 }
-BITS = {"bf16": (16, 16), "q4": (4.5, 8.5)}  # of a layer's weights, of the output matrix
+# Of a layer's weights, of the output matrix.
+BITS = {"bf16": (16, 16), "q8": (8.5, 8.5), "fp8": (8, 8.5), "q4": (4.5, 8.5)}
 
 
 def weights(s):
@@ -66,7 +67,13 @@ def works():
         for model in SHAPES:
             # The last rows of so many.
             before = (depth << 10) - 2048 - 64 - 1
-            yield f"{model}-q4-at-{depth}k", model, "q4", dict(prompt=2048, generate=64, batch=1, depth=before)
+            for kv in ("bf16", "fp8"):
+                name = f"{model}-q4-at-{depth}k" + ("" if kv == "bf16" else "-kv8")
+                yield name, model, "q4", dict(prompt=2048, generate=64, batch=1, depth=before, kv=kv)
+    for quant in ("bf16", "fp8"):
+        for batch in (1, 8, 32):
+            yield f"4b-{quant}-kv8-decode-{batch}", "4b", quant, dict(prompt=512, generate=64, batch=batch, kv="fp8")
+        yield f"4b-{quant}-kv8-prefill-8192", "4b", quant, dict(prompt=8192, generate=0, batch=1, kv="fp8")
     yield "4b-bf16-image", "4b", "bf16", dict(prompt=0, generate=0, batch=1, image=True)
 
 
@@ -81,7 +88,7 @@ def floor(model, quant, work, bandwidth, rate):
     if work["generate"]:
         bits, head_bits = BITS[quant]
         seen = s["globals"] * depth + (s["layers"] - s["globals"]) * min(depth, 1024)
-        cache = work["batch"] * seen * s["kv"] * s["dim"] * 4
+        cache = work["batch"] * seen * s["kv"] * s["dim"] * (2 if work.get("kv") == "fp8" else 4)
         return work["batch"] * bandwidth / (layers * bits / 8 + head * head_bits / 8 + cache)
     return rate / (2 * layers)
 
@@ -120,6 +127,7 @@ def main():
         command += ["--runs", str(args.runs), "--prompt", str(work["prompt"]), "--generate", str(work["generate"])]
         command += ["--batch", str(work["batch"]), "--depth", str(work.get("depth", 0))]
         command += ["--image"] if work.get("image") else []
+        command += ["--kv", work["kv"]] if "kv" in work else []
         begin = time.time()
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
