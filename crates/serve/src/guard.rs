@@ -57,12 +57,13 @@ pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Reques
     response
 }
 
-/// Begins the row of a request that brings something, if there is an audit log.
+/// Begins the row of a request that brings something, or reads a conversation that is kept, if there is an audit log.
 fn enter(shared: &Shared, request: &Request, route: &str, holder: Option<Holder>) -> Result<Owner, Failure> {
     let (id, name) = holder.map_or((0, None), |holder| (holder.id, holder.name));
     let brings = matches!(*request.method(), Method::POST | Method::PUT | Method::DELETE);
+    let reads = route.starts_with("/v1/sessions");
     let entry = match &shared.audit {
-        Some(audit) if brings => Some(audit.admitted(route, name.clone())?),
+        Some(audit) if brings || reads => Some(audit.admitted(route, name.clone())?),
         _ => None,
     };
     Ok(Owner { id, name, entry })

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Most bytes of an owner's conversations and pictures together.
-const MOST: i64 = 1 << 30;
+/// Most bytes of an owner's conversations, which are listed at once, and of the pictures in them.
+const MOST: [i64; 2] = [32 << 20, 1 << 30];
 /// Seconds that a picture may be there before a conversation shows it.
 const EARLY: i64 = 3600;
 
@@ -36,7 +36,7 @@ pub(crate) enum Problem {
     /// It was there, and is no more.
     #[error("it was deleted elsewhere")]
     Gone,
-    #[error("there is no room: {} MB are kept for each owner, delete some conversations", MOST >> 20)]
+    #[error("there is no room: {} MB of text and {} MB of pictures are kept for each owner, delete some", MOST[0] >> 20, MOST[1] >> 20)]
     Full,
     #[error(transparent)]
     File(#[from] rusqlite::Error),
@@ -54,8 +54,8 @@ pub(crate) struct Kept {
 /// An open file.
 pub(crate) struct Sessions {
     connection: Mutex<Connection>,
-    /// Most bytes of an owner.
-    most: i64,
+    /// Most bytes of an owner's conversations, and of their pictures.
+    most: [i64; 2],
 }
 
 impl Sessions {
@@ -170,14 +170,11 @@ fn forget_pictures(transaction: &Transaction<'_>, owner: &str, show: &str) -> ru
     Ok(())
 }
 
-fn commit_within(most: i64, transaction: Transaction<'_>, owner: &str) -> Result<(), Problem> {
-    let bytes: i64 = transaction.query_row(
-        "SELECT (SELECT coalesce(sum(octet_length(body)), 0) FROM session WHERE owner = ?1)
-            + (SELECT coalesce(sum(length(bytes)), 0) FROM picture WHERE owner = ?1)",
-        [owner],
-        |row| row.get(0),
-    )?;
-    match bytes > most {
+fn commit_within(most: [i64; 2], transaction: Transaction<'_>, owner: &str) -> Result<(), Problem> {
+    let bytes = |sql: &str| -> rusqlite::Result<i64> { transaction.query_row(sql, [owner], |row| row.get(0)) };
+    let texts = bytes("SELECT coalesce(sum(octet_length(body)), 0) FROM session WHERE owner = ?1")?;
+    let pictures = bytes("SELECT coalesce(sum(length(bytes)), 0) FROM picture WHERE owner = ?1")?;
+    match texts > most[0] || pictures > most[1] {
         true => Err(Problem::Full),
         false => Ok(transaction.commit()?),
     }
@@ -238,10 +235,11 @@ mod tests {
     fn an_owner_has_so_much_room_and_no_more() {
         let folder = tempfile::tempdir().unwrap();
         let mut sessions = Sessions::open(&folder.path().join("sessions.db")).unwrap();
-        sessions.most = 100;
+        sessions.most = [30, 100];
         sessions.put_picture("ward 3", "p", &[1; 90]).unwrap();
-        assert!(matches!(sessions.put("ward 3", &kept("a", "1"), &[], None), Err(Problem::Full)));
-        assert!(sessions.list("ward 3").unwrap().is_empty());
+        sessions.put("ward 3", &kept("a", "1"), &[], None).unwrap();
+        assert!(matches!(sessions.put("ward 3", &kept("b", "1"), &[], None), Err(Problem::Full)));
+        assert_eq!(sessions.list("ward 3").unwrap().len(), 1);
         assert!(matches!(sessions.put_picture("ward 3", "q", &[1; 11]), Err(Problem::Full)));
         assert!(sessions.picture("ward 3", "q").unwrap().is_none());
         sessions.put_picture("ward 4", "q", b"x").unwrap();

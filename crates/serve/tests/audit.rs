@@ -56,6 +56,29 @@ fn each_way_to_end_has_its_word() {
     assert_eq!(found, expected.map(|row| row.map(str::to_owned).to_vec()));
 }
 
+/// Who reads what is kept is in the log, as who keeps it.
+#[test]
+fn kept_conversations_are_logged_when_they_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.db");
+    let sessions = Some(folder.path().join("sessions.db"));
+    let mut server = Server::start(Config { audit: Some(path.clone()), sessions, ..config() });
+    let body = json!({"session": {"title": "Smith"}}).to_string();
+    support::receive(server.send("PUT", "/v1/sessions/s1", "", body.as_bytes()));
+    assert!(server.get("/v1/sessions").body.contains("Smith"));
+    support::receive(server.send("PUT", "/v1/sessions/pictures/p1", "", b"\xff\xd8\xff"));
+    server.get("/v1/sessions/pictures/p2");
+    server.ended().unwrap();
+    let found = rows(&path, "route, status, finish, input_sha256 IS NULL");
+    let expected = [
+        ["/v1/sessions/{id}", "200", "done", "0"],
+        ["/v1/sessions", "200", "done", "0"],
+        ["/v1/sessions/pictures/{id}", "200", "done", "0"],
+        ["/v1/sessions/pictures/{id}", "404", "refused", "0"],
+    ];
+    assert_eq!(found, expected.map(|row| row.map(str::to_owned).to_vec()));
+}
+
 /// What the end of the server cuts off is no client's doing.
 #[test]
 fn an_answer_that_the_server_cut_off_is_an_error() {

@@ -1,7 +1,8 @@
 //! Conversations that the workbench keeps here, where the operator has turned that on.
 
 use super::{id, read, respond};
-use crate::failure::{Failure, answer};
+use crate::audit::digest;
+use crate::failure::Failure;
 use crate::guard::Owner;
 use crate::server::Shared;
 use crate::sessions::{Kept, Problem, Sessions};
@@ -9,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 
 /// Most pictures of a conversation.
@@ -52,6 +53,14 @@ fn owner(request: &Request) -> Owner {
     request.extensions().get::<Owner>().cloned().unwrap_or_default()
 }
 
+/// Whose request without a body it is; it stands in the audit log before anything is done.
+async fn logged(owner: Owner) -> Result<Owner, Failure> {
+    if let Some(entry) = &owner.entry {
+        entry.begin(digest(b"")).await?;
+    }
+    Ok(owner)
+}
+
 /// A name that the workbench gives.
 fn name(id: &str) -> Result<(), Failure> {
     let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -63,13 +72,16 @@ fn name(id: &str) -> Result<(), Failure> {
 
 /// `GET /v1/sessions`: all of the owner's.
 pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
-    let all = with(&shared, &owner(&request), |sessions, owner| Ok(sessions.list(owner)?)).await?;
-    let entry = |kept: Kept| {
-        let session: Value = serde_json::from_str(&kept.body).unwrap_or_default();
-        json!({"id": kept.id, "version": kept.version, "session": session})
-    };
-    let all: Vec<Value> = all.into_iter().map(entry).collect();
-    Ok(answer(StatusCode::OK, &json!({"object": "list", "data": all})))
+    let all = with(&shared, &logged(owner(&request)).await?, |sessions, owner| Ok(sessions.list(owner)?)).await?;
+    // Bodies are JSON already, names and versions are letters and digits.
+    let entry =
+        |Kept { id, version, body }: &Kept| format!("{{\"id\":\"{id}\",\"version\":\"{version}\",\"session\":{body}}}");
+    let all: Vec<String> = all.iter().map(entry).collect();
+    let mut response = Response::new(Body::from(format!("{{\"object\":\"list\",\"data\":[{}]}}", all.join(","))));
+    for (name, value) in [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
 }
 
 /// `PUT /v1/sessions/ID`: keeps it in place of the `version` that the writer has seen.
@@ -100,13 +112,14 @@ pub(crate) async fn remove(
     request: Request,
 ) -> Result<Response, Failure> {
     name(&session)?;
-    with(&shared, &owner(&request), move |sessions, owner| Ok(sessions.remove(owner, Some(&session))?)).await?;
+    with(&shared, &logged(owner(&request)).await?, move |sessions, owner| Ok(sessions.remove(owner, Some(&session))?))
+        .await?;
     Ok(respond(&json!({"deleted": true}), &[]))
 }
 
 /// `DELETE /v1/sessions`: all of the owner's.
 pub(crate) async fn remove_all(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
-    with(&shared, &owner(&request), |sessions, owner| Ok(sessions.remove(owner, None)?)).await?;
+    with(&shared, &logged(owner(&request)).await?, |sessions, owner| Ok(sessions.remove(owner, None)?)).await?;
     Ok(respond(&json!({"deleted": true}), &[]))
 }
 
@@ -119,6 +132,12 @@ pub(crate) async fn put_picture(
     name(&picture)?;
     let owner = owner(&request);
     let (bytes, share) = shared.room.read(request.into_body(), shared.config.body).await?;
+    let audited = owner.entry.is_some();
+    let digested = tokio::task::spawn_blocking(move || (audited.then(|| digest(&bytes)), bytes)).await;
+    let (digest, bytes) = digested.map_err(|_| Failure::engine("the picture couldn't be read"))?;
+    if let (Some(entry), Some(digest)) = (&owner.entry, digest) {
+        entry.begin(digest).await?;
+    }
     if kind(&bytes).is_none() {
         return Err(Failure::bad("a picture must be PNG or JPEG"));
     }
@@ -137,7 +156,9 @@ pub(crate) async fn picture(
     Path(picture): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let bytes = with(&shared, &owner(&request), move |sessions, owner| Ok(sessions.picture(owner, &picture)?)).await?;
+    let bytes =
+        with(&shared, &logged(owner(&request)).await?, move |sessions, owner| Ok(sessions.picture(owner, &picture)?))
+            .await?;
     let bytes = bytes.ok_or_else(|| Failure::not_found("there is no such picture"))?;
     let kind = kind(&bytes).unwrap_or("application/octet-stream");
     let mut response = Response::new(Body::from(bytes));
