@@ -190,7 +190,11 @@ pub(crate) fn announcement(name: &str, checkpoint: &Checkpoint, load: &Load, pla
     };
     // A path's last part says enough; a hub id is said whole.
     let name = if Path::new(name).exists() { name.rsplit(['/', '\\']).next().unwrap_or(name) } else { name };
-    let about = format!("{name} ({dtype:?}{sees}) takes about {}; {} are free", bytes(needed), bytes(memory.available));
+    let about = format!(
+        "{name} ({dtype:?}{sees}) takes about {}; {} of memory are free",
+        bytes(needed),
+        bytes(memory.available)
+    );
     let mut about =
         if needed > memory.available { format!("{about}, so that it may be very slow{remedy}.") } else { about + "." };
     if let Some(note) = &placed.note {
