@@ -12,8 +12,14 @@ const seen = new Map<string, string>();
 const own = new Set<string>();
 /** Pictures that are there. */
 const sent = new Set<string>();
-/** What is being kept: one after the other, or a tab would overtake itself. */
+/** What is asked: one after the other, or a tab would overtake itself. */
 let last: Promise<unknown> = Promise.resolve();
+
+function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const done = last.then(work);
+  last = done.catch(() => undefined);
+  return done;
+}
 
 interface Entry {
   id: string;
@@ -22,7 +28,11 @@ interface Entry {
 }
 
 /** Those that this tab doesn't take over stay unseen. */
-export async function sessions(takes: (session: Session) => boolean): Promise<Session[]> {
+export function sessions(takes: (session: Session) => boolean): Promise<Session[]> {
+  return inTurn(() => list(takes));
+}
+
+async function list(takes: (session: Session) => boolean): Promise<Session[]> {
   const body = (await (await call(PATH)).json()) as { data: Entry[] };
   const taken = body.data.filter(({ id, session }) => takes({ ...session, id }));
   for (const { id, version, session } of taken) {
@@ -40,23 +50,16 @@ export function known(id: string): boolean {
 export function save(session: Session, pictures: Map<string, Blob>): Promise<string | null> {
   // What was seen when this was asked for: what is read while it waits isn't in the conversation.
   const mine = seen.get(session.id);
-  const saved = last.then(() => put(session, pictures, mine));
-  last = saved.catch(() => undefined);
-  return saved;
+  return inTurn(() => put(session, pictures, mine));
 }
 
 async function put(session: Session, pictures: Map<string, Blob>, mine: string | undefined): Promise<string | null> {
   const ids = pictureIds(session);
-  for (const id of ids) {
-    const blob = pictures.get(id);
-    if (sent.has(id) || blob === undefined) continue;
-    await call(`${PATH}/pictures/${id}`, { method: "PUT", body: blob });
-    sent.add(id);
-  }
+  await send(ids.filter((id) => !sent.has(id)), pictures);
   const now = seen.get(session.id);
   const version = now !== undefined && own.has(now) ? now : mine;
   try {
-    await putAs(session.id, session, ids, version);
+    await send(await putAs(session.id, session, ids, version), pictures);
     return session.id;
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
@@ -64,26 +67,35 @@ async function put(session: Session, pictures: Map<string, Blob>, mine: string |
     if (error.status !== 409) throw error;
   }
   const id = newId();
-  await putAs(id, session, ids, undefined);
+  await send(await putAs(id, session, ids, undefined), pictures);
   return id;
 }
 
-async function putAs(id: string, session: Session, pictures: string[], version: string | undefined): Promise<void> {
+async function send(ids: string[], pictures: Map<string, Blob>): Promise<void> {
+  for (const id of ids) {
+    const blob = pictures.get(id);
+    if (blob === undefined) continue;
+    await call(`${PATH}/pictures/${id}`, { method: "PUT", body: blob });
+    sent.add(id);
+  }
+}
+
+/** Gives the pictures that aren't there: forgotten as another page left them out, say. */
+async function putAs(id: string, session: Session, pictures: string[], version: string | undefined): Promise<string[]> {
   const body = JSON.stringify({ session: { ...session, id }, pictures, version: version ?? null });
   const response = await call(`${PATH}/${id}`, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
-  const kept = (await response.json()) as { version: string };
+  const kept = (await response.json()) as { version: string; missing: string[] };
   seen.set(id, kept.version);
   own.add(kept.version);
+  return kept.missing;
 }
 
 export async function remove(session: Session): Promise<void> {
-  await last;
-  await call(`${PATH}/${session.id}`, { method: "DELETE" });
+  await inTurn(() => call(`${PATH}/${session.id}`, { method: "DELETE" }));
 }
 
 export async function removeAll(): Promise<void> {
-  await last;
-  await call(PATH, { method: "DELETE" });
+  await inTurn(() => call(PATH, { method: "DELETE" }));
   sent.clear();
 }
 

@@ -38,6 +38,8 @@ let app: App = {
   unkept: null,
 };
 let abort: AbortController | null = null;
+/** Conversations whose last turns are in memory alone: what is kept of them is older. */
+const unsaved = new Set<string>();
 
 function blank(system = ""): Session {
   return { id: newId(), title: "New conversation", turns: [], updated: Date.now(), system };
@@ -77,12 +79,13 @@ export async function start(): Promise<void> {
     else {
       set({ settings: { ...app.settings, keep: loadSettings().keep } });
       store.follow(app.settings.keep);
-      if (app.settings.keep) void keepAll();
+      // The tab that was asked to keep again keeps what both show; this one's own follow with their next turns.
+      void refresh();
     }
   });
   set({ sessions: (await store.sessions()).map(brokenOff) });
   // What was changed on another machine meanwhile.
-  window.addEventListener("focus", () => void (app.onServer && refresh()));
+  window.addEventListener("focus", () => void (app.onServer && refresh(true)));
   await connect();
 }
 
@@ -110,24 +113,30 @@ function brokenOff(session: Session): Session {
   return { ...session, turns: [...session.turns.slice(0, -1), ended] };
 }
 
-/** Shows what other tabs have changed, once its answer is complete; what this one is writing stays as it is. */
-async function refresh(): Promise<void> {
-  if (!app.settings.keep) return;
+/**
+ * Shows what other tabs have changed, once its answer is complete, or `broken` ones, too, that this tab doesn't show;
+ * what this one is writing, or couldn't keep, stays as it is.
+ */
+export async function refresh(broken = false): Promise<void> {
+  if (!app.settings.keep && !app.onServer) return;
   const left = new Set<string>();
   let stored: Session[];
   try {
     // Which one is being written is asked when they have been read: an answer may have begun since.
     stored = await store.sessions((session) => {
-      const takes = session.id !== writingIn() && !unfinished(session);
+      const shown = app.sessions.some(({ id }) => id === session.id);
+      const whole = !unfinished(session) || (broken && !shown);
+      const takes = session.id !== writingIn() && !unsaved.has(session.id) && whole;
       if (!takes) left.add(session.id);
       return takes;
     });
+    stored = stored.map(brokenOff);
   } catch {
     // The server can't be asked now; what is shown stays.
     return;
   }
   const writing = writingIn();
-  const mine = app.sessions.filter(({ id }) => id === writing || left.has(id) || !store.known(id));
+  const mine = app.sessions.filter(({ id }) => id === writing || left.has(id) || unsaved.has(id) || !store.known(id));
   const others = stored.filter(({ id }) => !mine.some((one) => one.id === id));
   const sessions = [...mine, ...others].sort((a, b) => b.updated - a.updated);
   const gone = app.current.turns.length > 0 && !sessions.some(({ id }) => id === app.current.id);
@@ -141,7 +150,9 @@ async function keep(id: string): Promise<string> {
   if (session === undefined) return id;
   let kept: string | null;
   try {
+    unsaved.add(id);
     kept = await store.save(session);
+    if (app.settings.keep) unsaved.delete(id);
     set({ unkept: null });
   } catch (error) {
     // It goes on in memory, and is tried again with the next turn.
@@ -173,7 +184,7 @@ export async function connect(): Promise<void> {
     if (models.some(({ keeps }) => keeps) && !app.onServer) {
       store.useServer();
       set({ onServer: true });
-      await refresh();
+      await refresh(true);
     }
   } catch (error) {
     if (error instanceof api.ApiError && error.status === 401) {
@@ -200,7 +211,7 @@ export function changeSettings(change: Partial<Settings>): void {
   localStorage.setItem(SETTINGS, JSON.stringify(settings));
   set({ settings });
   if (change.keep === undefined) return;
-  void store.keep(change.keep).then(keepAll);
+  void store.keep(change.keep).then(keepAll).then(() => refresh());
 }
 
 export function changeSystem(system: string): void {

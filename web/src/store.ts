@@ -47,7 +47,12 @@ export async function save(session: Session): Promise<string | null> {
 export async function remove(session: Session): Promise<void> {
   deleted.add(session.id);
   if (onServer && !browser.known(session.id)) {
-    await server.remove(session);
+    try {
+      await server.remove(session);
+    } catch (error) {
+      deleted.delete(session.id);
+      throw error;
+    }
     browser.tell("changed");
     return;
   }
@@ -57,8 +62,13 @@ export async function remove(session: Session): Promise<void> {
 /** Deletes everything that is kept. */
 export async function removeAll(sessions: Session[]): Promise<void> {
   for (const { id } of sessions) deleted.add(id);
+  try {
+    if (onServer) await server.removeAll();
+  } catch (error) {
+    for (const { id } of sessions) deleted.delete(id);
+    throw error;
+  }
   pictures.clear();
-  if (onServer) await server.removeAll();
   await browser.removeAll("changed");
 }
 

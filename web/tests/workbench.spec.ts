@@ -303,6 +303,9 @@ test("a key is asked for, kept for the tab and sent", async ({ page }) => {
 for (const scheme of ["light", "dark"] as const) {
   test(`no accessibility faults, ${scheme}`, async ({ page }) => {
     await page.emulateMedia({ colorScheme: scheme });
+    // Loaded anew: changed under a page, colours arrive one after the other.
+    await page.reload();
+    await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
     const check = async () => expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
     await check();
     await page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`);

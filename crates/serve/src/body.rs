@@ -4,33 +4,66 @@
 use crate::failure::Failure;
 use axum::body::{Body, Bytes};
 use futures_core::Stream;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// How long a body may take to come.
 const TIME: Duration = Duration::from_secs(120);
-/// Bodies of the largest size that there is room for at once.
+/// Bodies of the largest size that there is room for at once; half of it for one owner.
 const ROOM: usize = 8;
-/// What room is counted in, in bytes.
-const UNIT: usize = 4096;
-/// Most values in a body: lists and objects of small values take many times their text's bytes.
-const VALUES: usize = 1 << 20;
+/// The least room, in bytes.
+const LEAST: usize = 512 << 20;
+/// Most values in a body.
+const VALUES: usize = 1 << 19;
+/// What a value, and an object, takes in memory beside its text, in bytes: lists of small ones take many times their text.
+const VALUE: usize = 80;
+const OBJECT: usize = 400;
 
-/// Room for the bodies of all requests that are being read.
+/// Room for what all requests hold of their bodies.
 #[derive(Clone)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room(Arc<Inner>);
 
-/// A body's share of the room, as long as it is kept.
-pub(crate) type Share = Option<OwnedSemaphorePermit>;
+struct Inner {
+    whole: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    /// By owner, those who hold any.
+    of: HashMap<u64, usize>,
+}
+
+/// A share of the room, as long as it is kept.
+pub(crate) struct Share {
+    room: Room,
+    owner: u64,
+    bytes: usize,
+}
 
 impl Room {
     /// For bodies of `largest` bytes.
     pub(crate) fn new(largest: usize) -> Self {
-        let units = largest.div_ceil(UNIT).saturating_mul(ROOM).min(u32::MAX as usize >> 1);
-        Self(Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))))
+        Self::of(largest.saturating_mul(ROOM).max(LEAST))
+    }
+
+    fn of(whole: usize) -> Self {
+        Self(Arc::new(Inner { whole, taken: Mutex::default() }))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A share of nothing, for an owner.
+    pub(crate) fn share(&self, owner: u64) -> Share {
+        Share { room: self.clone(), owner, bytes: 0 }
     }
 
     /// A body of at most `largest` bytes. It takes room as it comes, so that one who sends slowly takes no more than
@@ -38,32 +71,82 @@ impl Room {
     ///
     /// # Errors
     /// 413 when it is larger, 408 when it doesn't come in time, 429 when there is no room for it.
-    pub(crate) async fn read(&self, body: Body, largest: usize) -> Result<(Vec<u8>, Share), Failure> {
-        timeout(TIME, self.collect(body, largest)).await.map_err(|_| Failure::too_slow())?
+    pub(crate) async fn read(&self, body: Body, largest: usize, owner: u64) -> Result<(Vec<u8>, Share), Failure> {
+        timeout(TIME, self.collect(body, largest, owner)).await.map_err(|_| Failure::too_slow())?
     }
 
-    async fn collect(&self, body: Body, largest: usize) -> Result<(Vec<u8>, Share), Failure> {
+    async fn collect(&self, body: Body, largest: usize, owner: u64) -> Result<(Vec<u8>, Share), Failure> {
         let mut pieces = pin!(body.into_data_stream());
-        let (mut bytes, mut share): (Vec<u8>, Share) = (Vec::new(), None);
-        let mut units = 0;
+        let (mut bytes, mut share): (Vec<u8>, Share) = (Vec::new(), self.share(owner));
         while let Some(piece) = next(pieces.as_mut()).await {
             let piece = piece.map_err(|_| Failure::bad("the body breaks off"))?;
             if piece.len() > largest - bytes.len() {
                 return Err(Failure::too_large(largest));
             }
+            share.take(piece.len())?;
             bytes.extend_from_slice(&piece);
-            let wanted = bytes.len().div_ceil(UNIT);
-            if wanted > units {
-                let more = (wanted - units) as u32;
-                let more = Arc::clone(&self.0).try_acquire_many_owned(more).map_err(|_| Failure::busy())?;
-                match &mut share {
-                    Some(share) => share.merge(more),
-                    None => share = Some(more),
-                }
-                units = wanted;
-            }
         }
         Ok((bytes, share))
+    }
+}
+
+impl Share {
+    /// Takes more.
+    ///
+    /// # Errors
+    /// 429 when there isn't so much, or its owner would have more than half of all.
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Failure> {
+        let whole = self.room.0.whole;
+        let mut taken = self.room.taken();
+        let own = taken.of.get(&self.owner).copied().unwrap_or(0);
+        if bytes > whole - taken.all || bytes > (whole / 2).saturating_sub(own) {
+            return Err(Failure::busy());
+        }
+        taken.all += bytes;
+        taken.of.insert(self.owner, own + bytes);
+        drop(taken);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.room.taken();
+        taken.all -= self.bytes;
+        if let Some(own) = taken.of.get_mut(&self.owner) {
+            *own -= self.bytes;
+            if *own == 0 {
+                taken.of.remove(&self.owner);
+            }
+        }
+    }
+}
+
+/// Bytes on their way to a client, which keep a share of the room until they are handed over.
+pub(crate) struct Sending {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl Sending {
+    /// The body of an answer, which takes its share for as long as it is sent.
+    ///
+    /// # Errors
+    /// 429 when there is no room for it.
+    pub(crate) fn body(bytes: Vec<u8>, mut share: Share) -> Result<Body, Failure> {
+        share.take(bytes.len())?;
+        Ok(Body::from_stream(Self { bytes: bytes.into(), _share: share }))
+    }
+}
+
+impl Stream for Sending {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // In pieces: whoever sends takes one at a time.
+        let piece = self.bytes.len().min(1 << 16);
+        Poll::Ready((piece > 0).then(|| Ok(self.bytes.split_to(piece))))
     }
 }
 
@@ -71,25 +154,26 @@ async fn next(mut pieces: Pin<&mut axum::body::BodyDataStream>) -> Option<Result
     std::future::poll_fn(|context| pieces.as_mut().poll_next(context)).await
 }
 
-/// Refuses JSON of more values than any request needs, before memory is taken for them.
+/// About what the values of JSON will take in memory beside their texts, counted before they take it.
 ///
 /// # Errors
-/// 400.
-pub(crate) fn check_values(json: &[u8]) -> Result<(), Failure> {
-    let (mut values, mut text, mut escaped) = (1usize, false, false);
+/// 400 when there are more than any request needs.
+pub(crate) fn weigh(json: &[u8]) -> Result<usize, Failure> {
+    let (mut values, mut objects, mut text, mut escaped) = (1, 0, false, false);
     for byte in json {
         match (text, byte) {
             (true, _) if escaped => escaped = false,
             (true, b'\\') => escaped = true,
             (_, b'"') => text = !text,
             // Each value but the first stands behind one of these.
-            (false, b',' | b'[' | b'{') => values += 1,
+            (false, b',' | b'[') => values += 1,
+            (false, b'{') => (values, objects) = (values + 1, objects + 1),
             _ => {}
         }
     }
     match values > VALUES {
         true => Err(Failure::bad(format!("the body holds more than {VALUES} values"))),
-        false => Ok(()),
+        false => Ok(values * VALUE + objects * OBJECT),
     }
 }
 
@@ -100,27 +184,30 @@ mod tests {
     #[test]
     fn values_are_counted_where_they_are_values() {
         let many = |inner: &str| format!("{{\"a\": [{}0]}}", inner.repeat(VALUES));
-        assert!(check_values(many("0,").as_bytes()).is_err());
-        assert!(check_values(many("[],").as_bytes()).is_err());
-        assert!(check_values(many("").as_bytes()).is_ok());
+        assert!(weigh(many("0,").as_bytes()).is_err());
+        assert!(weigh(many("[],").as_bytes()).is_err());
+        assert!(weigh(many("").as_bytes()).is_ok());
         let text = format!("{{\"a\": \"{}\", \"b\": \"\\\\\"}}", "[,{\\\",".repeat(VALUES));
-        assert!(check_values(text.as_bytes()).is_ok());
+        assert_eq!(weigh(text.as_bytes()).unwrap(), 3 * VALUE + OBJECT);
     }
 
     #[tokio::test]
     async fn bodies_take_room_as_long_as_they_are_kept() {
-        let room = Room::new(UNIT);
-        let body = || Body::from(vec![b'x'; UNIT]);
-        let mut kept = Vec::new();
-        for _ in 0..ROOM {
-            let (bytes, share) = room.read(body(), UNIT).await.unwrap();
-            assert_eq!(bytes.len(), UNIT);
-            kept.push(share);
-        }
-        assert_eq!(room.read(body(), UNIT).await.unwrap_err().status, 429);
-        kept.pop();
-        assert!(room.read(body(), UNIT).await.is_ok());
-        assert_eq!(room.read(Body::from(vec![b'x'; UNIT + 1]), UNIT).await.unwrap_err().status, 413);
-        assert!(room.read(Body::empty(), UNIT).await.unwrap().1.is_none());
+        let room = Room::of(800);
+        let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
+        let (bytes, mut one) = room.read(body(300), 300, 1).await.unwrap();
+        assert_eq!(bytes.len(), 300);
+        assert_eq!(room.read(body(101), 300, 1).await.map(drop).unwrap_err().status, 429, "half is for others");
+        one.take(100).unwrap();
+        let other = room.read(body(300), 300, 2).await.unwrap();
+        assert_eq!(room.read(body(101), 300, 3).await.map(drop).unwrap_err().status, 429, "it is full");
+        drop(one);
+        assert!(room.read(body(300), 300, 1).await.is_ok());
+        assert_eq!(room.read(body(301), 300, 1).await.map(drop).unwrap_err().status, 413);
+        let sent = axum::body::to_bytes(Sending::body(vec![7; 400], room.share(3)).unwrap(), 1000).await.unwrap();
+        assert_eq!(sent.len(), 400);
+        drop(other);
+        let taken = room.taken();
+        assert_eq!((taken.all, taken.of.len()), (0, 0));
     }
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::IntoResponse;
 use medgemma_engine::{LoadOptions, Pipeline, ServingOptions};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use tokio::runtime::Runtime;
 
 /// The routes that take a body.
@@ -45,7 +45,7 @@ impl Routes {
         let shared = Arc::new(Shared::new(config, Arc::default(), None)?);
         let (orders, _) = mpsc::channel();
         // Set once, here.
-        let _ = shared.ready.set(Ready { frontend, orders, forms: OnceLock::new() });
+        let _ = shared.ready.set(Ready::new(frontend, orders));
         Ok(Self { shared, runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()? })
     }
 

@@ -1,6 +1,7 @@
 //! Who is let in, before anything of a request is read.
 
 use crate::audit::Entry;
+use crate::body::Share;
 use crate::cors;
 use crate::failure::Failure;
 use crate::keys::Holder;
@@ -18,6 +19,8 @@ pub(crate) struct Owner {
     pub(crate) id: u64,
     /// What the file of keys calls the key.
     pub(crate) name: Option<Arc<str>>,
+    /// The room that the request's body takes, until what is asked is prepared.
+    pub(crate) share: Option<Arc<Share>>,
     /// The request's row in the audit log, where there is one.
     pub(crate) entry: Option<Entry>,
 }
@@ -66,7 +69,7 @@ fn enter(shared: &Shared, request: &Request, route: &str, holder: Option<Holder>
         Some(audit) if brings || reads => Some(audit.admitted(route, name.clone())?),
         _ => None,
     };
-    Ok(Owner { id, name, entry })
+    Ok(Owner { id, name, share: None, entry })
 }
 
 /// Whose key lets a request in; nobody's where none is needed.

@@ -61,9 +61,30 @@ pub(crate) struct Ready {
     pub(crate) frontend: Frontend,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) forms: OnceLock<Result<Forms, Failure>>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 impl Ready {
+    /// What is behind a model that sends its orders there.
+    pub(crate) fn new(frontend: Frontend, orders: mpsc::Sender<Order>) -> Self {
+        let tokenizer = frontend.tokenizer();
+        let lengths = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id).map(str::len));
+        Self { longest: lengths.max().unwrap_or(1), frontend, orders, forms: OnceLock::new() }
+    }
+
+    /// Refuses so many bytes of text where they can't be few enough tokens for the context, without making tokens of them.
+    ///
+    /// # Errors
+    /// 400.
+    pub(crate) fn check_length(&self, bytes: usize) -> Result<(), Failure> {
+        let (least, context) = (bytes / self.longest, self.frontend.context());
+        match least > context {
+            true => Err(medgemma_engine::Error::Context { wanted: least, context }.into()),
+            false => Ok(()),
+        }
+    }
+
     /// What holds answers to forms; made for the first that asks, as few do.
     pub(crate) fn forms(&self) -> Result<&Forms, Failure> {
         self.forms.get_or_init(|| Forms::new(&self.frontend)).as_ref().map_err(Clone::clone)
@@ -244,7 +265,7 @@ fn compute<B: Backend>(
             let metrics = Arc::clone(&shared.metrics);
             metrics.occupancy(serving.occupancy());
             // Set once, here.
-            let _ = shared.ready.set(Ready { frontend: serving.frontend(), orders, forms: OnceLock::new() });
+            let _ = shared.ready.set(Ready::new(serving.frontend(), orders));
             drop(shared);
             let _ = tell_ready.send(());
             worker::run(serving, &received, &metrics, &abort);

@@ -2,7 +2,7 @@
 //! Each owner has their own.
 
 use crate::database::Kind;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -83,13 +83,20 @@ impl Sessions {
         rows.collect()
     }
 
-    /// Keeps a conversation in place of the version that its writer has `seen`; of none, when it is new.
+    /// Keeps a conversation in place of the version that its writer has `seen`; of none, when it is new. Gives those of its
+    /// pictures that aren't there.
     ///
     /// # Errors
     /// When another version is there, it was deleted, or there is no room.
-    pub(crate) fn put(&self, owner: &str, kept: &Kept, pictures: &[String], seen: Option<&str>) -> Result<(), Problem> {
+    pub(crate) fn put(
+        &self,
+        owner: &str,
+        kept: &Kept,
+        pictures: &[String],
+        seen: Option<&str>,
+    ) -> Result<Vec<String>, Problem> {
         let mut connection = self.connection();
-        let transaction = connection.transaction()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let of = [owner, &kept.id];
         let there: Option<(String, String)> = transaction
             .query_row("SELECT version, pictures FROM session WHERE owner = ?1 AND id = ?2", of, |row| {
@@ -105,14 +112,24 @@ impl Sessions {
             "INSERT OR REPLACE INTO session VALUES (?1, ?2, ?3, ?4, ?5)",
             params![owner, kept.id, kept.version, kept.body, pictures.join(" ")],
         )?;
-        forget_pictures(&transaction, owner, &there.map(|(_, shown)| shown).unwrap_or_default())?;
-        commit_within(self.most, transaction, owner)
+        let forgot = forget_pictures(&transaction, owner, &there.map(|(_, shown)| shown).unwrap_or_default())?;
+        let mut missing = Vec::new();
+        for picture in pictures {
+            let there =
+                transaction.prepare("SELECT 1 FROM picture WHERE owner = ?1 AND id = ?2")?.exists([owner, picture])?;
+            missing.extend((!there).then(|| picture.clone()));
+        }
+        commit_within(self.most, transaction, owner)?;
+        if forgot {
+            empty_wal(&connection)?;
+        }
+        Ok(missing)
     }
 
     /// Deletes a conversation, or all of an owner's.
     pub(crate) fn remove(&self, owner: &str, id: Option<&str>) -> rusqlite::Result<()> {
         let mut connection = self.connection();
-        let transaction = connection.transaction()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         match id {
             None => {
                 transaction.execute("DELETE FROM session WHERE owner = ?1", [owner])?;
@@ -125,8 +142,7 @@ impl Sessions {
             }
         }
         transaction.commit()?;
-        // Nothing of it stays in the file of what is written ahead; where a reader holds that, it goes later.
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        empty_wal(&connection)
     }
 
     /// Keeps a picture, which doesn't change.
@@ -135,7 +151,7 @@ impl Sessions {
     /// When there is no room.
     pub(crate) fn put_picture(&self, owner: &str, id: &str, bytes: &[u8]) -> Result<(), Problem> {
         let mut connection = self.connection();
-        let transaction = connection.transaction()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute(
             "INSERT OR REPLACE INTO picture VALUES (?1, ?2, CAST(strftime('%s', 'now') AS INTEGER), ?3)",
             params![owner, id, bytes],
@@ -153,9 +169,14 @@ impl Sessions {
     }
 }
 
+/// Leaves nothing that was deleted in the file of what is written ahead; where a reader holds that, it goes later.
+fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
 /// Deletes an owner's pictures that no conversation shows any more: of those that one did `show`, and of those that came
-/// long ago.
-fn forget_pictures(transaction: &Transaction<'_>, owner: &str, show: &str) -> rusqlite::Result<()> {
+/// long ago. Gives whether there were any.
+fn forget_pictures(transaction: &Transaction<'_>, owner: &str, show: &str) -> rusqlite::Result<bool> {
     let texts = |sql: &str| -> rusqlite::Result<Vec<String>> {
         let mut statement = transaction.prepare(sql)?;
         statement.query_map([owner], |row| row.get(0))?.collect()
@@ -164,16 +185,19 @@ fn forget_pictures(transaction: &Transaction<'_>, owner: &str, show: &str) -> ru
     let shown: HashSet<&str> = shown.iter().flat_map(|list| list.split(' ')).collect();
     let old =
         format!("SELECT id FROM picture WHERE owner = ?1 AND added < CAST(strftime('%s', 'now') AS INTEGER) - {EARLY}");
+    let mut forgot = 0;
     for id in texts(&old)?.iter().map(String::as_str).chain(show.split(' ')).filter(|id| !shown.contains(id)) {
-        transaction.execute("DELETE FROM picture WHERE owner = ?1 AND id = ?2", [owner, id])?;
+        forgot += transaction.execute("DELETE FROM picture WHERE owner = ?1 AND id = ?2", [owner, id])?;
     }
-    Ok(())
+    Ok(forgot > 0)
 }
 
 fn commit_within(most: [i64; 2], transaction: Transaction<'_>, owner: &str) -> Result<(), Problem> {
     let bytes = |sql: &str| -> rusqlite::Result<i64> { transaction.query_row(sql, [owner], |row| row.get(0)) };
-    let texts = bytes("SELECT coalesce(sum(octet_length(body)), 0) FROM session WHERE owner = ?1")?;
-    let pictures = bytes("SELECT coalesce(sum(length(bytes)), 0) FROM picture WHERE owner = ?1")?;
+    let texts =
+        "SELECT coalesce(sum(octet_length(body) + octet_length(pictures) + 256), 0) FROM session WHERE owner = ?1";
+    let texts = bytes(texts)?;
+    let pictures = bytes("SELECT coalesce(sum(length(bytes) + 256), 0) FROM picture WHERE owner = ?1")?;
     match texts > most[0] || pictures > most[1] {
         true => Err(Problem::Full),
         false => Ok(transaction.commit()?),
@@ -235,12 +259,12 @@ mod tests {
     fn an_owner_has_so_much_room_and_no_more() {
         let folder = tempfile::tempdir().unwrap();
         let mut sessions = Sessions::open(&folder.path().join("sessions.db")).unwrap();
-        sessions.most = [30, 100];
+        sessions.most = [300, 400];
         sessions.put_picture("ward 3", "p", &[1; 90]).unwrap();
         sessions.put("ward 3", &kept("a", "1"), &[], None).unwrap();
         assert!(matches!(sessions.put("ward 3", &kept("b", "1"), &[], None), Err(Problem::Full)));
         assert_eq!(sessions.list("ward 3").unwrap().len(), 1);
-        assert!(matches!(sessions.put_picture("ward 3", "q", &[1; 11]), Err(Problem::Full)));
+        assert!(matches!(sessions.put_picture("ward 3", "q", &[1; 11]), Err(Problem::Full)), "rows take room, too");
         assert!(sessions.picture("ward 3", "q").unwrap().is_none());
         sessions.put_picture("ward 4", "q", b"x").unwrap();
     }

@@ -151,7 +151,7 @@ fn every_field_does_what_it_says() {
 
 #[test]
 fn other_apis_are_as_their_clients_expect() {
-    let server = Server::start(Config { time: Duration::from_secs(2), ..config() });
+    let server = Server::start(config());
     let count = |messages: &Value| {
         let counted = server.post("/v1/messages/count_tokens", &json!({"messages": messages})).json();
         let answer = server.post("/v1/messages", &json!({"messages": messages, "max_tokens": 1})).json();
@@ -176,14 +176,18 @@ fn other_apis_are_as_their_clients_expect() {
     let durations =
         ["total_duration", "prompt_eval_duration", "eval_duration"].map(|name| timed[name].as_u64().unwrap());
     assert!(durations[0] >= durations[1] + durations[2] && durations[1] > 0, "{timed}");
-    // Neither has a word for an answer whose time was up.
-    let writes = json!({"temperature": 3.0, "top_k": 0, "top_p": 1.0, "num_predict": -1});
-    let told =
-        server.post("/api/generate", &json!({"prompt": "Report:", "raw": true, "stream": false, "options": writes}));
-    let told = told.json();
-    if told["done_reason"] == "length" {
-        assert_eq!(told["finish_detail"], "time", "{told}");
-    }
+    // Neither has a word for a budget that ended inside the thought.
+    let thinks =
+        json!({"prompt": "Hello!", "think": true, "stream": false, "options": {"num_predict": 3, "temperature": 0}});
+    let told = server.post("/api/generate", &thinks).json();
+    assert_eq!((&told["done_reason"], &told["finish_detail"]), (&json!("length"), &json!("thought")), "{told}");
+    let mut thinks = json!({"max_tokens": 3, "temperature": 0, "thinking": {"type": "enabled"}, "messages": two});
+    let told = server.post("/v1/messages", &thinks).json();
+    assert_eq!((&told["stop_reason"], &told["finish_detail"]), (&json!("max_tokens"), &json!("thought")), "{told}");
+    thinks["stream"] = json!(true);
+    let events = server.post("/v1/messages", &thinks).events();
+    let delta = events.iter().find(|event| event["type"] == "message_delta").unwrap();
+    assert_eq!(delta["delta"]["finish_detail"], "thought", "{delta}");
     for (path, shape) in [("/v1/messages/nothing", "/type"), ("/api/nothing", "/error")] {
         let refused = server.get(path);
         assert!(refused.status == 404 && refused.json().pointer(shape).unwrap().is_string(), "{}", refused.body);

@@ -1,6 +1,6 @@
 import type { VNode } from "preact";
 import { useState } from "preact/hooks";
-import { changeSettings, deleteAll, deleteSession, newSession, openSession } from "../state";
+import { changeSettings, deleteAll, deleteSession, newSession, openSession, refresh } from "../state";
 import type { App } from "../state";
 import { Icon } from "./Icon";
 
@@ -91,7 +91,7 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
               <button type="button" class="plain" onClick={() => setSure(null)}>Cancel</button>
             </div>
           ) : (
-            <button type="button" class="quiet small" onClick={() => setSure(ALL)}><Icon name="trash" /> Delete all</button>
+            <button type="button" class="quiet small" onClick={() => void refresh(true).then(() => setSure(ALL))}><Icon name="trash" /> Delete all</button>
           ))}
       </div>
     </nav>

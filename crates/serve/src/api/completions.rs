@@ -135,11 +135,15 @@ struct Asked {
 
 impl Asked {
     fn prepare(self, prompts: Vec<Prompt>, seed: u64, shared: &Shared) -> Result<Vec<Prepared>, Failure> {
-        let frontend = &shared.ready()?.frontend;
+        let ready = shared.ready()?;
+        let frontend = &ready.frontend;
         let mut all = Vec::with_capacity(prompts.len() * self.answers);
         for prompt in prompts {
             let prepared = match prompt {
-                Prompt::Text(text) => frontend.complete(&text, &[], &self.options)?,
+                Prompt::Text(text) => {
+                    ready.check_length(text.len())?;
+                    frontend.complete(&text, &[], &self.options)?
+                }
                 Prompt::Ids(ids) => frontend.continue_ids(ids, &self.options)?,
             };
             let prepared = match self.scored {

@@ -4,7 +4,7 @@ mod input;
 
 use super::options::{Hold, Thinking, budget, sampling, stops, tokens};
 use super::{
-    Ask, check_model, id, named_event, place, read, repeat, respond, submit, tell_ignored, warn_of_tools, work,
+    Ask, check_model, id, named_event, place, prepare, read, repeat, respond, submit, tell_ignored, warn_of_tools,
 };
 use crate::failure::Failure;
 use crate::fields::Fields;
@@ -17,6 +17,7 @@ use crate::tools::{self, Call, Names, Rest, Tools, Turn};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
+use medgemma_engine::pipeline::Frontend;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -32,19 +33,19 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
 /// `POST /v1/messages/count_tokens`: what the prompt of a request would be.
 pub(crate) async fn count(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let result = match read(&shared, request).await {
-        Ok((fields, _)) => counted(&shared, fields).await,
+        Ok((fields, owner)) => counted(&shared, fields, owner).await,
         Err(failure) => Err(failure),
     };
     result.unwrap_or_else(|failure| failure.with(&failure.anthropic()))
 }
 
-async fn counted(shared: &Arc<Shared>, fields: Fields) -> Result<Response, Failure> {
+async fn counted(shared: &Arc<Shared>, fields: Fields, mut owner: Owner) -> Result<Response, Failure> {
     let asked = parse(shared, &fields)?;
     let ignored = fields.ignored();
     drop(fields);
-    let frontend = shared.ready()?.frontend.clone();
-    let (ask, of) = (asked.ask.fetched(shared).await?, Arc::clone(shared));
-    let (count, _) = work(place(shared, 1)?, move || Ok(ask.prepare(&frontend, &of)?.ids().len())).await?;
+    let ask = asked.ask.fetched(shared).await?;
+    let count = move |frontend: &Frontend, shared: &Shared| Ok(ask.prepare(frontend, shared)?.ids().len());
+    let (count, ..) = prepare(shared, &mut owner, place(shared, 1)?, count).await?;
     Ok(respond(&json!({"input_tokens": count}), &ignored))
 }
 

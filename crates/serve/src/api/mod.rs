@@ -13,6 +13,7 @@ pub(crate) mod sessions;
 pub(crate) mod tokens;
 
 use crate::audit::digest;
+use crate::body::weigh;
 use crate::failure::{Failure, answer};
 use crate::fetch;
 use crate::fields::Fields;
@@ -29,7 +30,7 @@ use axum::response::Response;
 use medgemma_engine::pipeline::{Frontend, Prepared, Said};
 use medgemma_engine::{Options, Request as Conversation};
 use medgemma_gemma::image::RgbImage;
-use medgemma_gemma::text::Message;
+use medgemma_gemma::text::{Message, Part};
 use options::{Hold, random};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -39,13 +40,16 @@ use tokio::sync::mpsc;
 
 /// Reads a request's body as an object.
 async fn read(shared: &Shared, request: Request) -> Result<(Fields, Owner), Failure> {
-    let owner = request.extensions().get::<Owner>().cloned().unwrap_or_default();
-    let (body, share) = shared.room.read(request.into_body(), shared.config.body).await?;
+    let mut owner = request.extensions().get::<Owner>().cloned().unwrap_or_default();
+    let (body, mut share) = shared.room.read(request.into_body(), shared.config.body, owner.id).await?;
     let audited = owner.entry.is_some();
     // Large bodies are pictures: parsing them shouldn't hold up others.
-    let parse = move || (Fields::parse(&body, share), audited.then(|| digest(&body)));
-    let read = tokio::task::spawn_blocking(parse).await;
-    let (fields, digest) = read.map_err(|_| Failure::engine("the request couldn't be read"))?;
+    let read = tokio::task::spawn_blocking(move || {
+        let fields = weigh(&body).and_then(|bytes| share.take(bytes)).and_then(|()| Fields::parse(&body));
+        (fields, audited.then(|| digest(&body)), share)
+    });
+    let (fields, digest, share) = read.await.map_err(|_| Failure::engine("the request couldn't be read"))?;
+    owner.share = Some(Arc::new(share));
     if let (Some(entry), Some(digest)) = (&owner.entry, digest) {
         entry.begin(digest).await?;
     }
@@ -89,6 +93,9 @@ impl Ask {
     }
 
     fn prepare(mut self, frontend: &Frontend, shared: &Shared) -> Result<Prepared, Failure> {
+        let texts = self.messages.iter().flat_map(|message| &message.content);
+        let bytes = texts.map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum();
+        shared.ready()?.check_length(bytes)?;
         let images = match self.images {
             Some(images) => images,
             None => image::take(&mut self.messages, &shared.config)?,
@@ -102,14 +109,28 @@ impl Ask {
     }
 }
 
-/// Does what takes long where it holds up nobody, with a place among the requests in flight, which stays taken until
-/// the work has ended, even if who asked has left.
-async fn work<T: Send + 'static>(
-    place: Place,
+/// Does what takes long where it holds up nobody. What is `held` for it (places, room) stays taken until it has ended,
+/// even if who asked has left, and is given back with what came of it.
+async fn work<H: Send + 'static, T: Send + 'static>(
+    held: H,
     todo: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<(T, Place), Failure> {
-    let done = tokio::task::spawn_blocking(move || todo().map(|done| (done, place))).await;
+) -> Result<(T, H), Failure> {
+    let done = tokio::task::spawn_blocking(move || todo().map(|done| (done, held))).await;
     done.map_err(|_| Failure::engine("the request couldn't be prepared"))?
+}
+
+/// Prepares what is asked, which may be pictures and long texts: only so much at once.
+async fn prepare<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    owner: &mut Owner,
+    place: Place,
+    todo: impl FnOnce(&Frontend, &Shared) -> Result<T, Failure> + Send + 'static,
+) -> Result<(T, Place, Place), Failure> {
+    let frontend = shared.ready()?.frontend.clone();
+    let preparing = Arc::clone(&shared.preparing).acquire_owned().await.map_err(|_| Failure::busy())?;
+    let (of, held) = (Arc::clone(shared), (owner.share.take(), place, Arc::new(preparing)));
+    let (done, (_, place, preparing)) = work(held, move || todo(&frontend, &of)).await?;
+    Ok((done, place, preparing))
 }
 
 /// So many places among the requests in flight.
@@ -124,19 +145,14 @@ fn place(shared: &Shared, answers: usize) -> Result<Place, Failure> {
 /// Prepares requests, puts them into the queue and waits until they stand there.
 async fn submit(
     shared: &Arc<Shared>,
-    owner: Owner,
+    mut owner: Owner,
     answers: usize,
     prepare: impl FnOnce(&Frontend, &Shared) -> Result<Vec<Prepared>, Failure> + Send + 'static,
 ) -> Result<Running, Failure> {
     let begun = Instant::now();
     let time = (begun, begun + shared.config.time);
-    let frontend = shared.ready()?.frontend.clone();
     let place = place(shared, answers)?;
-    let preparing = Arc::clone(&shared.preparing).acquire_owned().await.map_err(|_| Failure::busy())?;
-    let of = Arc::clone(shared);
-    // Both places go with the work: a picture goes on being decoded when its sender has left.
-    let prepare = move || prepare(&frontend, &of).map(|prepared| (prepared, Arc::new(preparing)));
-    let ((prepared, preparing), place) = work(place, prepare).await?;
+    let (prepared, place, preparing) = self::prepare(shared, &mut owner, place, prepare).await?;
     let pictures = prepared.iter().any(Prepared::has_pictures).then_some(preparing);
     let (replies, mut received) = mpsc::unbounded_channel();
     let count = prepared.len();

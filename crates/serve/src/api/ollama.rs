@@ -55,6 +55,10 @@ fn loaded(shared: &Shared, fields: &Fields, chat: bool) -> Result<Option<Respons
         Some(Value::String(text)) => !chat && text.is_empty(),
         Some(_) => false,
     };
+    // What it brings besides says nothing here.
+    for name in ["stream", "raw", "system", "messages", "prompt"] {
+        fields.get(name);
+    }
     let pictures = fields.get("images").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     if !nothing || pictures {
         return Ok(None);
@@ -64,7 +68,7 @@ fn loaded(shared: &Shared, fields: &Fields, chat: bool) -> Result<Option<Respons
     let lines = Lines { model: shared.config.model.clone(), chat, begun: Instant::now(), turn: Turn::new(&None) };
     let mut line = lines.line("", "");
     (line["done"], line["done_reason"]) = (json!(true), json!(if unload { "unload" } else { "load" }));
-    Ok(Some(respond(&line, &[])))
+    Ok(Some(respond(&line, &fields.ignored())))
 }
 
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
@@ -128,6 +132,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
 fn prepare(frontend: &Frontend, shared: &Shared, ask: Ask, raw: bool) -> Result<Prepared, Failure> {
     match ask.messages.last() {
         Some(last) if raw => {
+            shared.ready()?.check_length(last.text().len())?;
             let prepared = frontend.complete(&last.text(), ask.images.as_deref().unwrap_or_default(), &ask.options)?;
             ask.hold.apply(prepared, false, shared)
         }

@@ -2,11 +2,11 @@
 
 use super::{id, read, respond};
 use crate::audit::digest;
+use crate::body::Sending;
 use crate::failure::Failure;
 use crate::guard::Owner;
 use crate::server::Shared;
 use crate::sessions::{Kept, Problem, Sessions};
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -72,16 +72,14 @@ fn name(id: &str) -> Result<(), Failure> {
 
 /// `GET /v1/sessions`: all of the owner's.
 pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
-    let all = with(&shared, &logged(owner(&request)).await?, |sessions, owner| Ok(sessions.list(owner)?)).await?;
+    let owner = logged(owner(&request)).await?;
+    let all = with(&shared, &owner, |sessions, owner| Ok(sessions.list(owner)?)).await?;
     // Bodies are JSON already, names and versions are letters and digits.
     let entry =
         |Kept { id, version, body }: &Kept| format!("{{\"id\":\"{id}\",\"version\":\"{version}\",\"session\":{body}}}");
     let all: Vec<String> = all.iter().map(entry).collect();
-    let mut response = Response::new(Body::from(format!("{{\"object\":\"list\",\"data\":[{}]}}", all.join(","))));
-    for (name, value) in [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
+    let list = format!("{{\"object\":\"list\",\"data\":[{}]}}", all.join(","));
+    sent(&shared, &owner, list.into(), "application/json")
 }
 
 /// `PUT /v1/sessions/ID`: keeps it in place of the `version` that the writer has seen.
@@ -101,8 +99,9 @@ pub(crate) async fn put(
     drop(fields);
     let kept = Kept { id: session, version: id(""), body };
     let version = kept.version.clone();
-    with(&shared, &owner, move |sessions, owner| sessions.put(owner, &kept, &pictures, seen.as_deref())).await?;
-    Ok(respond(&json!({"version": version}), &ignored))
+    let keep = move |sessions: &Sessions, owner: &str| sessions.put(owner, &kept, &pictures, seen.as_deref());
+    let missing = with(&shared, &owner, keep).await?;
+    Ok(respond(&json!({"version": version, "missing": missing}), &ignored))
 }
 
 /// `DELETE /v1/sessions/ID`
@@ -131,7 +130,7 @@ pub(crate) async fn put_picture(
 ) -> Result<Response, Failure> {
     name(&picture)?;
     let owner = owner(&request);
-    let (bytes, share) = shared.room.read(request.into_body(), shared.config.body).await?;
+    let (bytes, share) = shared.room.read(request.into_body(), shared.config.body, owner.id).await?;
     let audited = owner.entry.is_some();
     let digested = tokio::task::spawn_blocking(move || (audited.then(|| digest(&bytes)), bytes)).await;
     let (digest, bytes) = digested.map_err(|_| Failure::engine("the picture couldn't be read"))?;
@@ -156,18 +155,25 @@ pub(crate) async fn picture(
     Path(picture): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let bytes =
-        with(&shared, &logged(owner(&request)).await?, move |sessions, owner| Ok(sessions.picture(owner, &picture)?))
-            .await?;
+    let owner = logged(owner(&request)).await?;
+    let bytes = with(&shared, &owner, move |sessions, owner| Ok(sessions.picture(owner, &picture)?)).await?;
     let bytes = bytes.ok_or_else(|| Failure::not_found("there is no such picture"))?;
     let kind = kind(&bytes).unwrap_or("application/octet-stream");
-    let mut response = Response::new(Body::from(bytes));
+    sent(&shared, &owner, bytes, kind)
+}
+
+/// An answer of what is kept, which takes room until it is read.
+fn sent(shared: &Shared, owner: &Owner, bytes: Vec<u8>, kind: &'static str) -> Result<Response, Failure> {
+    let length = bytes.len();
+    let mut response = Response::new(Sending::body(bytes, shared.room.share(owner.id))?);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
         (header::CACHE_CONTROL, "no-store"),
         (HeaderName::from_static("x-content-type-options"), "nosniff"),
     ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
 }

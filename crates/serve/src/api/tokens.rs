@@ -1,23 +1,22 @@
 //! Text to token ids and back.
 
 use super::options::Hold;
-use super::{Ask, check_model, place, read, respond, work};
+use super::{Ask, check_model, place, prepare, read, respond};
 use crate::failure::Failure;
 use crate::server::Shared;
 use crate::tools;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use medgemma_engine::Options;
+use medgemma_engine::pipeline::Frontend;
 use medgemma_gemma::text::Special;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// `POST /tokenize`: of a `prompt`, with bos unless `add_special_tokens` is false, or of `messages`.
 pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
-    let (fields, _) = read(&shared, request).await?;
+    let (fields, mut owner) = read(&shared, request).await?;
     check_model(&shared, &fields)?;
-    let frontend = shared.ready()?.frontend.clone();
-    let of = Arc::clone(&shared);
     let ask = match fields.get("messages") {
         None => None,
         Some(messages) => {
@@ -26,9 +25,9 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
             Some(ask.fetched(&shared).await?)
         }
     };
-    let ((ids, ignored), _) = work(place(&shared, 1)?, move || {
+    let ids = move |frontend: &Frontend, shared: &Shared| {
         let ids = match ask {
-            Some(ask) => ask.prepare(&frontend, &of)?.ids().to_vec(),
+            Some(ask) => ask.prepare(frontend, shared)?.ids().to_vec(),
             None => {
                 let text = fields.text("prompt")?.or(fields.text("content")?);
                 let text = text.ok_or_else(|| fields.wrong("prompt", "it must be a text"))?;
@@ -42,26 +41,25 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
             }
         };
         Ok((ids, fields.ignored()))
-    })
-    .await?;
+    };
+    let ((ids, ignored), ..) = prepare(&shared, &mut owner, place(&shared, 1)?, ids).await?;
     let most = shared.ready()?.frontend.context();
     Ok(respond(&json!({"tokens": ids, "count": ids.len(), "max_model_len": most}), &ignored))
 }
 
 /// `POST /detokenize`: of `tokens`.
 pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
-    let (fields, _) = read(&shared, request).await?;
+    let (fields, mut owner) = read(&shared, request).await?;
     check_model(&shared, &fields)?;
-    let frontend = shared.ready()?.frontend.clone();
-    let ((text, ignored), _) = work(place(&shared, 1)?, move || {
+    let text = move |frontend: &Frontend, _: &Shared| {
         let tokenizer = frontend.tokenizer();
         let id = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|id| tokenizer.token(*id).is_some());
         let list = fields.get("tokens").and_then(Value::as_array);
         let ids: Option<Vec<u32>> = list.and_then(|list| list.iter().map(id).collect());
         let ids = ids.ok_or_else(|| fields.wrong("tokens", "it must be a list of token ids of the vocabulary"))?;
         Ok((tokenizer.decode(&ids, false), fields.ignored()))
-    })
-    .await?;
+    };
+    let ((text, ignored), ..) = prepare(&shared, &mut owner, place(&shared, 1)?, text).await?;
     Ok(respond(&json!({"prompt": text}), &ignored))
 }
 

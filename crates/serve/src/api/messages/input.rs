@@ -99,12 +99,10 @@ fn parts(blocks: &[Value], place: &str, names: &mut HashMap<String, String>) -> 
 fn joined(parts: Vec<Value>) -> Vec<Value> {
     let mut joined: Vec<Value> = Vec::with_capacity(parts.len());
     for part in parts {
-        let before = joined.last().and_then(|last| last["text"].as_str());
-        match (before, part["text"].as_str()) {
-            (Some(before), Some(text)) => {
-                let both = format!("{before}\n\n{text}");
-                joined.pop();
-                joined.push(json!({"type": "text", "text": both}));
+        match (joined.last_mut().map(|last| &mut last["text"]), part["text"].as_str()) {
+            (Some(Value::String(before)), Some(text)) => {
+                before.push_str("\n\n");
+                before.push_str(text);
             }
             _ => joined.push(part),
         }
@@ -142,7 +140,7 @@ mod tests {
             {"role": "assistant", "content": "A."}, {"role": "assistant", "content": "B."},
             {"role": "user", "content": "Three."},
         ]});
-        let fields = Fields::parse(body.to_string().as_bytes(), None).unwrap();
+        let fields = Fields::parse(body.to_string().as_bytes()).unwrap();
         let texts: Vec<String> = conversation(&fields).unwrap().iter().map(Message::text).collect();
         assert_eq!(texts, ["Be brief.", "One.\n\nTwo.", "A.\n\nB.", "Three."]);
     }
