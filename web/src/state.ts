@@ -19,7 +19,7 @@ export interface App {
   writing: string | null;
   /** Whether the server keeps conversations. */
   onServer: boolean;
-  /** Why the last conversation couldn't be kept, or null. */
+  /** Why a conversation couldn't be kept or deleted, in words for the reader, or null. */
   unkept: string | null;
 }
 
@@ -156,7 +156,7 @@ async function keep(id: string): Promise<string> {
     set({ unkept: null });
   } catch (error) {
     // It goes on in memory, and is tried again with the next turn.
-    set({ unkept: words(error) });
+    set({ unkept: `Not kept: ${words(error)}` });
     return id;
   }
   if (kept === id) return id;
@@ -237,7 +237,7 @@ export async function deleteSession(session: Session): Promise<void> {
   try {
     await store.remove(session);
   } catch (error) {
-    set({ unkept: words(error) });
+    set({ unkept: `Not deleted: ${words(error)}` });
     return;
   }
   set({
@@ -251,7 +251,7 @@ export async function deleteAll(): Promise<void> {
   try {
     await store.removeAll(app.sessions);
   } catch (error) {
-    set({ unkept: words(error) });
+    set({ unkept: `Not deleted: ${words(error)}` });
     return;
   }
   set({ current: blank(), sessions: [] });

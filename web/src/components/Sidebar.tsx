@@ -74,7 +74,7 @@ export function Sidebar({ app, open, onClose }: { app: App; open: boolean; onClo
         <p class="hint">
           {where(app)}
         </p>
-        {app.unkept !== null && <p class="hint problem" role="status">Not kept: {app.unkept}</p>}
+        {app.unkept !== null && <p class="hint problem" role="status">{app.unkept}</p>}
         {app.sessions.length > 0 &&
           (sure === ALL ? (
             <div class="row" role="group" aria-label="Delete all conversations?">

@@ -56,13 +56,14 @@ pub(super) fn run(mut store: Store, messages: &Receiver<Message>, failing: &Atom
         };
         let written = written.is_ok();
         failing.store(!written, Ordering::Relaxed);
-        for (_, done) in begun.drain(..) {
-            // Who left meanwhile is told nothing.
-            let _ = done.send(written);
-        }
+        // Counted before anybody is told.
         match written {
             true => ended.clear(),
             false => metrics.audit_failed(),
+        }
+        for (_, done) in begun.drain(..) {
+            // Who left meanwhile is told nothing.
+            let _ = done.send(written);
         }
     }
     let left = ended.len();
