@@ -354,6 +354,9 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         ("/detokenize", json!({"tokens": ["x"]})),
         ("/detokenize", json!({"tokens": [4_000_000_000u32]})),
         ("/tokenize", json!({})),
+        ("/api/generate", json!({"images": 1})),
+        ("/api/generate", json!({"system": {}})),
+        ("/api/chat", json!({"stream": "Smith"})),
     ] {
         assert_eq!(server.post(path, &body).status, 400, "{path} {body}");
     }

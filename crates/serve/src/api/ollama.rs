@@ -55,11 +55,16 @@ fn loaded(shared: &Shared, fields: &Fields, chat: bool) -> Result<Option<Respons
         Some(Value::String(text)) => !chat && text.is_empty(),
         Some(_) => false,
     };
-    // What it brings besides says nothing here.
-    for name in ["stream", "raw", "system", "messages", "prompt"] {
-        fields.get(name);
-    }
-    let pictures = fields.get("images").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    // What it brings besides says nothing here, but must be right.
+    fields.flag("stream")?;
+    let pictures = match chat {
+        true => false,
+        false => {
+            fields.flag("raw")?;
+            fields.text("system")?;
+            !input::shown(fields)?.is_empty()
+        }
+    };
     if !nothing || pictures {
         return Ok(None);
     }

@@ -81,11 +81,16 @@ fn check(message: &Value, place: &str) -> Result<(), Failure> {
     }
 }
 
+/// The pictures beside a question.
+pub(super) fn shown(fields: &Fields) -> Result<Vec<String>, Failure> {
+    pictures(&json!({"images": fields.get("images")}), "")
+}
+
 /// The question of a request without a conversation.
 pub(super) fn question(fields: &Fields) -> Result<(Vec<Message>, Pictures), Failure> {
     let text = fields.text("prompt")?.filter(|text| !text.is_empty());
     let text = text.ok_or_else(|| fields.wrong("prompt", "it must be a text that isn't empty"))?;
-    let shown = pictures(&json!({"images": fields.get("images")}), "")?;
+    let shown = shown(fields)?;
     let parts = shown.iter().map(|_| Part::IMAGE).chain([Part::Text(text.to_owned())]);
     let mut messages = Vec::new();
     if let Some(system) = fields.text("system")? {
