@@ -31,8 +31,9 @@ pub(crate) struct Running {
     pub(crate) failed: bool,
     /// Its row in the audit log.
     pub(crate) entry: Option<Entry>,
-    /// Its share of the requests that may be in flight.
-    pub(crate) _place: Place,
+    /// Its share of the requests that may be in flight, given back before the last of the answer is sent: who has all
+    /// of it may ask again at once.
+    pub(crate) place: Option<Place>,
     /// When it came, and when the last of it must have been read.
     pub(crate) time: (Instant, Instant),
     /// Turns true when the server ends, whatever runs.
@@ -161,11 +162,13 @@ async fn tell<W: Writer>(mut running: Running, mut writer: W, sender: &mpsc::Sen
             Ok((index, piece)) => writer.piece(index, &piece, &running.outcomes[index], &mut out),
             Err(failure) => {
                 writer.fail(&failure, &mut out);
+                running.place = None;
                 return send(&mut out).await;
             }
         }
     }
     writer.end(&running.outcomes, &mut out);
+    running.place = None;
     send(&mut out).await
 }
 

@@ -50,11 +50,20 @@ pub(crate) enum Reply {
 struct Talk {
     index: usize,
     replies: UnboundedSender<(usize, Reply)>,
-    _place: Place,
+    /// Given back before its end is told: who has the whole answer may ask again at once.
+    place: Place,
     /// When it came, and when it must have ended.
     time: (Instant, Instant),
     /// When its last token came.
     last: Option<Instant>,
+}
+
+impl Talk {
+    /// Says the last of it to who still listens.
+    fn end(self, reply: Reply) {
+        drop(self.place);
+        let _ = self.replies.send((self.index, reply));
+    }
 }
 
 /// Computes orders until nobody can send any more, or `abort` says so.
@@ -95,11 +104,12 @@ fn accept<B: Backend>(serving: &mut Serving<B>, order: Order, talks: &mut HashMa
     }
     let reply = match serving.submit(request, owner) {
         Ok(ticket) => {
-            talks.insert(ticket, Talk { index, replies: replies.clone(), _place: place, time, last: None });
+            talks.insert(ticket, Talk { index, replies: replies.clone(), place, time, last: None });
             Reply::Accepted
         }
         Err(error) => {
             metrics.ended("error");
+            drop(place);
             Reply::Said(Said::Failed(error))
         }
     };
@@ -110,18 +120,11 @@ fn accept<B: Backend>(serving: &mut Serving<B>, order: Order, talks: &mut HashMa
 
 fn end_the_left_and_late<B: Backend>(serving: &mut Serving<B>, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
     let now = Instant::now();
-    talks.retain(|ticket, talk| {
-        let left = talk.replies.is_closed();
-        let late = talk.time.1 <= now;
-        if late {
-            let _ = talk.replies.send((talk.index, Reply::TimedOut));
-        }
-        if left || late {
-            serving.cancel(*ticket);
-            metrics.ended(if left { "cancelled" } else { "time" });
-        }
-        !(left || late)
-    });
+    for (ticket, talk) in talks.extract_if(|_, talk| talk.replies.is_closed() || talk.time.1 <= now) {
+        serving.cancel(ticket);
+        metrics.ended(if talk.replies.is_closed() { "cancelled" } else { "time" });
+        talk.end(Reply::TimedOut);
+    }
 }
 
 fn tell(ticket: Ticket, said: Said, talks: &mut HashMap<Ticket, Talk>, metrics: &Metrics) {
@@ -151,8 +154,9 @@ fn tell(ticket: Ticket, said: Said, talks: &mut HashMap<Ticket, Talk>, metrics: 
             metrics.ended(if matches!(error, Error::CacheFull { .. }) { "cache_full" } else { "error" });
         }
     }
-    let _ = talk.replies.send((talk.index, Reply::Said(said)));
-    if ended {
-        talks.remove(&ticket);
+    if !ended {
+        let _ = talk.replies.send((talk.index, Reply::Said(said)));
+    } else if let Some(talk) = talks.remove(&ticket) {
+        talk.end(Reply::Said(said));
     }
 }

@@ -424,8 +424,16 @@ fn a_full_queue_says_when_to_come_back_and_time_ends_a_request() {
         let end = &events.last().unwrap()["choices"][0];
         assert!(end["finish_reason"] == "length" || end["finish_reason"] == "stop", "{end}");
     }
-    server.wait_until_idle();
     assert_eq!(server.post("/v1/chat/completions", &ask("Hello!")).status, 200);
+}
+
+#[test]
+fn who_has_an_answer_may_ask_again_at_once() {
+    let server = Server::start(Config { in_flight: 1, ..config() });
+    for turn in 0..60 {
+        let body = json!({"prompt": "Report:", "max_tokens": 1, "stream": turn % 2 == 0});
+        assert_eq!(server.post("/v1/completions", &body).status, 200, "request {turn}");
+    }
 }
 
 #[test]

@@ -180,7 +180,7 @@ async fn submit(
     }
     let outcomes = (0..count).map(|_| Outcome::default()).collect();
     let (entry, failed, time) = (owner.entry, false, (begun, time.1 + shared.config.reading));
-    Ok(Running { replies: received, first, outcomes, failed, entry, _place: place, time, cut })
+    Ok(Running { replies: received, first, outcomes, failed, entry, place: Some(place), time, cut })
 }
 
 /// One prompt, answered so many times, each with a seed of its own.
