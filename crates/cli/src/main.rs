@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::say_error(&one_line(&error));
-            if error.is::<args::NothingAsked>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if is_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -65,6 +65,11 @@ fn one_line(error: &anyhow::Error) -> String {
         }
     }
     terminal::one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Whether it was asked in a way that can't be answered, whatever the machine and the files are.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<args::NothingAsked>() || matches!(error.downcast_ref(), Some(medgemma_serve::Error::NeedsKeys(_)))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,7 +1,8 @@
 //! Many sequences at once: continuous batching over a [`Runner`].
 //!
-//! Each step takes one token of every sequence that writes, and fills the rest of its budget with prompts, oldest
-//! first. Requests begin in the order they came. When blocks run out, what was kept of finished sequences goes first;
+//! Each step takes one token of every sequence that writes, and fills the rest of its budget with prompts. An owner's
+//! tasks begin, and their prompts are read, in the order they came; between owners, those who have fewest running come
+//! first, so that nobody waits for all that another has asked. When blocks run out, what was kept of finished sequences goes first;
 //! then the youngest sequence is put back into the queue and computed anew later: nothing of it is lost, for logits
 //! don't depend on how a prompt was cut or on what is computed beside it. A new prompt shares the blocks of its
 //! beginning with a sequence of the same owner that has computed it before.
@@ -130,7 +131,7 @@ pub struct Occupancy {
 pub struct Scheduler<B: Backend> {
     runner: Runner<B>,
     config: SchedulerConfig,
-    /// Oldest first.
+    /// Those that were put back, then the others, oldest first.
     waiting: VecDeque<Job<B>>,
     /// Oldest first.
     running: Vec<Job<B>>,
@@ -334,18 +335,18 @@ impl<B: Backend> Scheduler<B> {
         }
     }
 
-    /// Begins waiting tasks, oldest first, as long as there is room for them.
+    /// Begins waiting tasks as long as there is room for them.
     fn admit(&mut self, updates: &mut Vec<(Ticket, Update)>) {
         while self.running.len() < self.config.running {
-            let donor = self.donor();
+            let mut next = self.next_tasks().into_iter().map(|at| (at, self.donor(at)));
+            let Some((at, donor)) = next.find(|(_, donor)| !matches!(donor, Found::Soon)) else { return };
             let nothing = Sequence::default();
             let donor = match donor {
-                Found::Soon => return,
                 Found::Running(at) => &self.running[at].sequence,
                 Found::Kept(at) => self.kept.sequence(at),
-                Found::None => &nothing,
+                Found::None | Found::Soon => &nothing,
             };
-            let Some(mut job) = self.waiting.pop_front() else { return };
+            let Some(mut job) = self.waiting.remove(at) else { return };
             let mut sequence = match job.begin(&mut self.runner, donor) {
                 Ok(sequence) => sequence,
                 Err(error) => {
@@ -355,7 +356,7 @@ impl<B: Backend> Scheduler<B> {
             };
             if !self.make_room(&sequence) {
                 self.runner.release(&mut sequence);
-                self.waiting.push_front(job);
+                self.waiting.insert(at, job);
                 return;
             }
             if let Some(cached) = job.started(sequence) {
@@ -364,6 +365,22 @@ impl<B: Backend> Scheduler<B> {
             let at = self.running.partition_point(|other| other.ticket < job.ticket);
             self.running.insert(at, job);
         }
+    }
+
+    /// Which of the waiting tasks may begin, the best first: one that was put back, or each owner's oldest, those of
+    /// owners who have fewest running before the others.
+    fn next_tasks(&self) -> Vec<usize> {
+        if self.waiting.front().is_some_and(Job::has_begun) {
+            return vec![0];
+        }
+        let mut owners: Vec<(usize, u64)> = Vec::new();
+        for (at, job) in self.waiting.iter().enumerate() {
+            if owners.iter().all(|(_, owner)| *owner != job.owner) {
+                owners.push((at, job.owner));
+            }
+        }
+        owners.sort_by_key(|(_, owner)| self.running.iter().filter(|job| job.owner == *owner).count());
+        owners.into_iter().map(|(at, _)| at).collect()
     }
 
     /// Whether there are blocks for a sequence's tokens and [`SPARE`] more, beside the same for those that run; frees

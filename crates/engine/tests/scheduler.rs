@@ -115,6 +115,31 @@ fn prompts_are_scored_whole() {
 }
 
 #[test]
+fn nobody_waits_for_all_that_another_asked() {
+    let mut scheduler = scheduler(512, 8);
+    let of = |owner, seed| Task { owner, ..task(text(seed, 60), 4) };
+    for seed in 0..20 {
+        scheduler.submit(of(1, seed)).unwrap();
+    }
+    scheduler.step();
+    let one = scheduler.submit(of(2, 99)).unwrap();
+    let (mut begun, mut wrote) = (Vec::new(), Vec::new());
+    while !scheduler.is_idle() {
+        for (ticket, update) in scheduler.step() {
+            match update {
+                Update::Begun { .. } => begun.push(ticket),
+                Update::Token(_) if !wrote.contains(&ticket) => wrote.push(ticket),
+                _ => {}
+            }
+        }
+    }
+    let before = |tickets: &[Ticket]| tickets.iter().position(|ticket| *ticket == one).unwrap();
+    assert_eq!((before(&begun), wrote.len()), (0, 21), "eight had begun before it came");
+    assert!(before(&wrote) < 6, "{wrote:?}");
+    nothing_leaked(&mut scheduler);
+}
+
+#[test]
 fn a_long_prompt_lets_others_write() {
     let mut scheduler = scheduler(512, 4);
     let writer = scheduler.submit(task(text(1, 8), 30)).unwrap();

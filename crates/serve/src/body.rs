@@ -5,11 +5,11 @@ use crate::failure::Failure;
 use axum::body::{Body, Bytes};
 use futures_core::Stream;
 use std::collections::HashMap;
-use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// How long a body may take to come.
@@ -123,30 +123,34 @@ impl Drop for Share {
     }
 }
 
-/// Bytes on their way to a client, which keep a share of the room until they are handed over.
+/// Bytes on their way to a client, which keep a share of the room until they are handed over, for so long at most.
 pub(crate) struct Sending {
     bytes: Bytes,
+    until: Instant,
     _share: Share,
 }
 
 impl Sending {
-    /// The body of an answer, which takes its share for as long as it is sent.
+    /// The body of an answer, which takes its share for as long as it is sent; it breaks off where it isn't read in time.
     ///
     /// # Errors
     /// 429 when there is no room for it.
-    pub(crate) fn body(bytes: Vec<u8>, mut share: Share) -> Result<Body, Failure> {
+    pub(crate) fn body(bytes: Vec<u8>, mut share: Share, time: Duration) -> Result<Body, Failure> {
         share.take(bytes.len())?;
-        Ok(Body::from_stream(Self { bytes: bytes.into(), _share: share }))
+        Ok(Body::from_stream(Self { bytes: bytes.into(), until: Instant::now() + time, _share: share }))
     }
 }
 
 impl Stream for Sending {
-    type Item = Result<Bytes, Infallible>;
+    type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // In pieces: whoever sends takes one at a time.
+        // In pieces: whoever sends takes one at a time, and asks for the next when the client has read.
         let piece = self.bytes.len().min(1 << 16);
-        Poll::Ready((piece > 0).then(|| Ok(self.bytes.split_to(piece))))
+        Poll::Ready((piece > 0).then(|| match Instant::now() > self.until {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(self.bytes.split_to(piece)),
+        }))
     }
 }
 
@@ -204,8 +208,10 @@ mod tests {
         drop(one);
         assert!(room.read(body(300), 300, 1).await.is_ok());
         assert_eq!(room.read(body(301), 300, 1).await.map(drop).unwrap_err().status, 413);
-        let sent = axum::body::to_bytes(Sending::body(vec![7; 400], room.share(3)).unwrap(), 1000).await.unwrap();
-        assert_eq!(sent.len(), 400);
+        let sent =
+            async |time| axum::body::to_bytes(Sending::body(vec![7; 400], room.share(3), time).unwrap(), 1000).await;
+        assert_eq!(sent(Duration::from_secs(60)).await.unwrap().len(), 400);
+        assert!(sent(Duration::ZERO).await.is_err(), "it isn't read in time");
         drop(other);
         let taken = room.taken();
         assert_eq!((taken.all, taken.of.len()), (0, 0));

@@ -68,6 +68,11 @@ impl Keys {
         if keys.is_empty() { Err("there is no key in it".into()) } else { Ok(Self(keys)) }
     }
 
+    /// The holders' ids.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|known| id(&known.digest))
+    }
+
     /// The line of a key that has no name.
     pub(crate) fn nameless(&self) -> Option<usize> {
         self.0.iter().find(|known| known.name.is_none()).map(|known| known.line)
@@ -82,10 +87,7 @@ impl Keys {
                 found = Some(known);
             }
         }
-        found.map(|Known { digest: d, name, .. }| Holder {
-            id: u64::from_le_bytes([d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]),
-            name: name.clone(),
-        })
+        found.map(|Known { digest, name, .. }| Holder { id: id(digest), name: name.clone() })
     }
 }
 
@@ -94,6 +96,10 @@ fn name_of(text: &str) -> Option<Arc<str>> {
     let name = text.trim().trim_start_matches('#').trim();
     let fits = !name.is_empty() && name.len() <= LONGEST_NAME && !name.chars().any(char::is_control);
     fits.then(|| name.into())
+}
+
+fn id(digest: &[u8; 32]) -> u64 {
+    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| digest[at]))
 }
 
 fn digest(key: &str) -> [u8; 32] {

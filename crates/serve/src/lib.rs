@@ -26,6 +26,7 @@ mod keys;
 mod metrics;
 mod openapi;
 mod outcome;
+mod places;
 mod routes;
 mod server;
 mod sessions;

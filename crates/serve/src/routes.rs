@@ -76,5 +76,5 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> String {
-    shared.metrics.text(shared.config.in_flight - shared.in_flight.available_permits())
+    shared.metrics.text(shared.places.taken())
 }

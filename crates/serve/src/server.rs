@@ -12,6 +12,7 @@ use crate::form::Forms;
 use crate::guard;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::routes;
 use crate::sessions::Sessions;
 use crate::tls;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// How long connections may take to tell that the server ends.
@@ -44,10 +45,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Option<Sessions>,
     pub(crate) ready: OnceLock<Ready>,
     pub(crate) draining: AtomicBool,
-    /// Requests that may be computed or wait.
-    pub(crate) in_flight: Arc<Semaphore>,
-    /// Requests that may be prepared at once: each may hold many pictures.
-    pub(crate) preparing: Arc<Semaphore>,
+    /// Places of requests that may be computed or wait, or be prepared.
+    pub(crate) places: Places,
     /// Room for requests' bodies.
     pub(crate) room: Room,
     /// Turns true when the server ends, whatever runs.
@@ -99,8 +98,7 @@ impl Shared {
     /// the file can't be used.
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>, audit: Option<Audit>) -> Result<Self, Error> {
         Ok(Self {
-            in_flight: Arc::new(Semaphore::new(config.in_flight)),
-            preparing: Arc::new(Semaphore::new(2)),
+            places: Places::new(config.in_flight, config.keys.iter().flat_map(Keys::ids)),
             room: Room::new(config.body),
             cut: watch::Sender::new(false),
             fetcher: Fetcher::new(&config)?.map(Arc::new),

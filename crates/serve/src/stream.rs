@@ -3,7 +3,8 @@
 use crate::audit::Entry;
 use crate::failure::Failure;
 use crate::outcome::{Outcome, Piece};
-use crate::worker::{Place, Reply};
+use crate::places::Place;
+use crate::worker::Reply;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;

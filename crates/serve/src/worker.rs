@@ -1,6 +1,7 @@
 //! The thread that owns the model.
 
 use crate::metrics::Metrics;
+use crate::places::Place;
 use medgemma_engine::pipeline::{Prepared, Said};
 use medgemma_engine::scheduler::Ticket;
 use medgemma_engine::{Error, Finish, Serving};
@@ -10,12 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
-
-/// A place among the requests that may be in flight, or that may hold pictures: free again when the last copy is
-/// dropped.
-pub(crate) type Place = Arc<OwnedSemaphorePermit>;
 
 /// What is asked of it.
 pub(crate) struct Order {

@@ -5,7 +5,7 @@ mod support;
 
 use medgemma_engine::{Pipeline, Request};
 use medgemma_gemma::image::RgbImage;
-use medgemma_serve::Config;
+use medgemma_serve::{Config, Keys};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -254,7 +254,11 @@ fn a_browser_cannot_be_sent_here() {
     for origin in ["https://evil.example", "null", "http://localhost:9", "file://"] {
         assert_eq!(raw("Host: localhost:8000\r\n", &format!("Origin: {origin}\r\n")), 403, "{origin}");
     }
-    assert_eq!(raw("Host: localhost:8000\r\n", "Origin: http://localhost:8000\r\n"), 200);
+    assert_eq!(raw("Host: localhost:8000\r\n", "Origin: ftp://localhost:8000\r\n"), 403);
+    // A proxy before it may be what speaks TLS.
+    for origin in ["http://localhost:8000", "https://localhost:8000"] {
+        assert_eq!(raw("Host: localhost:8000\r\n", &format!("Origin: {origin}\r\n")), 200);
+    }
 }
 
 /// Those who connect and say nothing, or never end, take no place of others.
@@ -282,6 +286,31 @@ fn who_says_nothing_holds_up_nobody() {
     let mut long = server.begin("GET", "/health", &format!("X-Long: {}\r\n", "x".repeat(1 << 20)));
     let _ = long.read(&mut [0; 10]);
     assert_eq!(server.get("/health").status, 200);
+}
+
+/// Who has one of several keys leaves places to the others, whatever it asks for.
+#[test]
+fn one_key_cannot_take_all_places() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "the key of one ward\nthe key of another\n").unwrap();
+    let keys = Some(Keys::read(file.path()).unwrap());
+    let server = Server::start(Config { keys, in_flight: 4, ..config() });
+    let ask = |key: &str, body: &Value| {
+        let headers = format!("Authorization: Bearer the key of {key}\r\n");
+        server.send("POST", "/v1/completions", &headers, body.to_string().as_bytes())
+    };
+    let _all: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let mut stream = ask("one ward", &endless());
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert_eq!(status, *b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+    let short = json!({"prompt": "Report:", "max_tokens": 1});
+    assert_eq!(receive(ask("one ward", &short)).status, 429);
+    assert_eq!(receive(ask("another", &short)).status, 200);
 }
 
 /// More than a connection holds that nobody reads.

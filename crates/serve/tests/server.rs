@@ -428,6 +428,25 @@ fn a_full_queue_says_when_to_come_back_and_time_ends_a_request() {
 }
 
 #[test]
+fn waiting_is_counted_and_is_part_of_the_time_to_the_first_token() {
+    let server = Server::start(config());
+    let mut eight = endless();
+    eight["n"] = json!(8);
+    let busy = server.send("POST", "/v1/completions", "", eight.to_string().as_bytes());
+    let first = |what: &str| server.metric(&format!("medgemma_time_to_first_token_seconds_{what}"));
+    server.wait_until("all of them write", |_| first("count") == 8.0);
+    let before = first("sum");
+    let short = json!({"prompt": "Report:", "max_tokens": 1}).to_string();
+    let late = server.send("POST", "/v1/completions", "", short.as_bytes());
+    server.wait_until("it waits", |server| server.metric("medgemma_requests_waiting") == 1.0);
+    std::thread::sleep(Duration::from_millis(300));
+    drop(busy);
+    assert_eq!(receive(late).status, 200);
+    assert!(first("count") == 9.0 && first("sum") - before >= 0.3);
+    server.wait_until_idle();
+}
+
+#[test]
 fn who_has_an_answer_may_ask_again_at_once() {
     let server = Server::start(Config { in_flight: 1, ..config() });
     for turn in 0..60 {

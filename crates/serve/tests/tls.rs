@@ -57,6 +57,10 @@ fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     );
     let answer = secret(&server, &trusting, &post).unwrap();
     assert!(answer.json()["choices"][0]["message"]["content"].is_string(), "{}", answer.body);
+    for (origin, status) in [("https://localhost", 200), ("http://localhost", 403)] {
+        let post = post.replacen("\r\n", &format!("\r\nOrigin: {origin}\r\n"), 1);
+        assert_eq!(secret(&server, &trusting, &post).unwrap().status, status, "{origin}");
+    }
     drop(silent);
     assert_eq!(server.get("/health").status, 0, "nothing is said in the clear");
     assert!(secret(&server, &client(&[]), &get("/health")).is_err(), "who doesn't trust it asks nothing");
@@ -83,11 +87,12 @@ fn files_that_do_not_fit_are_named() {
         Tls { key: other.clone(), ..good.clone() },
         Tls { key: folder.path().join("none.pem"), ..good.clone() },
         Tls { certificate: good.key.clone(), ..good.clone() },
-        Tls { key: good.certificate.clone(), ..good.clone() },
     ] {
         let error = wrong(tls);
         assert!(error.contains(".pem: ") && !error.contains("secret"), "{error}");
     }
+    let error = wrong(Tls { key: good.certificate.clone(), ..good });
+    assert!(error.ends_with("cert.pem: there is no private key in it (PEM is expected)"), "{error}");
 }
 
 #[test]

@@ -81,9 +81,9 @@ impl<B: Backend> Kept<B> {
 }
 
 impl<B: Backend> Scheduler<B> {
-    /// Looks for the sequence that has most of the beginning of the job that is next.
-    pub(super) fn donor(&mut self) -> Found {
-        let Some(job) = self.waiting.front().filter(|job| !job.wants_all_rows()) else { return Found::None };
+    /// Looks for the sequence that has most of the beginning of a job that waits.
+    pub(super) fn donor(&mut self, at: usize) -> Found {
+        let Some(job) = self.waiting.get(at).filter(|job| !job.wants_all_rows()) else { return Found::None };
         let shareable = |sequence: &Sequence<B>| self.runner.shareable(sequence, &job.tokens, &job.images);
         let mut best = (0, Found::None);
         for (at, (owner, sequence)) in self.kept.sequences.iter().enumerate() {
@@ -102,7 +102,7 @@ impl<B: Backend> Scheduler<B> {
                 soon = soon.max(promised(&other.sequence, job));
             }
         }
-        // Prompts are computed oldest first: waiting for one that is under way costs nothing.
+        // An owner's prompts are computed oldest first: waiting for one that is under way costs nothing.
         if soon > best.0 {
             return Found::Soon;
         }

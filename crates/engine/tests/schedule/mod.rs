@@ -7,7 +7,7 @@ use medgemma_engine::{
 use medgemma_formats::Folder;
 use medgemma_gemma::sampler::Sampling;
 use medgemma_kernels::{Backend, CacheType, WeightFormat};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -91,7 +91,7 @@ pub(crate) fn nothing_leaked<B: Backend>(scheduler: &mut Scheduler<B>) {
 pub(crate) fn random_steps<B: Backend>(scheduler: &mut Scheduler<B>) -> (Vec<(Task<B>, Ticket)>, Written) {
     let mut random = Random(11);
     let pictures: Vec<_> = (0..2).map(|i| image(scheduler.runner(), 10, i)).collect();
-    let mut tasks: HashMap<Ticket, Task<B>> = HashMap::new();
+    let mut tasks: BTreeMap<Ticket, Task<B>> = BTreeMap::new();
     let mut written = Written::new();
     let mut done = Vec::new();
     for _ in 0..1000 {

@@ -54,7 +54,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     check_model(&shared, &fields)?;
     refuse_tools(&fields)?;
     let frontend = shared.ready()?.frontend.clone();
-    let prompts = prompts(&fields, shared.config.in_flight)?;
+    let prompts = prompts(&fields, shared.places.most())?;
     let writing = Writing::of(&fields, Form::of(&fields)?, &frontend)?;
     let seed = writing.seed();
     let Writing { mut options, hold, answers, stream, with_usage } = writing;

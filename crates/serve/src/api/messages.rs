@@ -3,9 +3,7 @@
 mod input;
 
 use super::options::{Hold, Thinking, budget, sampling, stops, tokens};
-use super::{
-    Ask, check_model, id, named_event, place, prepare, read, repeat, respond, submit, tell_ignored, warn_of_tools,
-};
+use super::{Ask, check_model, id, named_event, prepare, read, repeat, respond, submit, tell_ignored, warn_of_tools};
 use crate::failure::Failure;
 use crate::fields::Fields;
 use crate::form::Form;
@@ -45,7 +43,7 @@ async fn counted(shared: &Arc<Shared>, fields: Fields, mut owner: Owner) -> Resu
     drop(fields);
     let ask = asked.ask.fetched(shared).await?;
     let count = move |frontend: &Frontend, shared: &Shared| Ok(ask.prepare(frontend, shared)?.ids().len());
-    let (count, ..) = prepare(shared, &mut owner, place(shared, 1)?, count).await?;
+    let (count, ..) = prepare(shared, &mut owner, 1, count).await?;
     Ok(respond(&json!({"input_tokens": count}), &ignored))
 }
 

@@ -20,10 +20,11 @@ use crate::fields::Fields;
 use crate::guard::Owner;
 use crate::image;
 use crate::outcome::Outcome;
+use crate::places::Place;
 use crate::server::Shared;
 use crate::stream::Running;
 use crate::tools::{self, Names};
-use crate::worker::{Order, Place, Reply};
+use crate::worker::{Order, Reply};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
@@ -119,27 +120,19 @@ async fn work<H: Send + 'static, T: Send + 'static>(
     done.map_err(|_| Failure::engine("the request couldn't be prepared"))?
 }
 
-/// Prepares what is asked, which may be pictures and long texts: only so much at once.
+/// Prepares what is asked for so many answers, which may be pictures and long texts: only so much at once.
 async fn prepare<T: Send + 'static>(
     shared: &Arc<Shared>,
     owner: &mut Owner,
-    place: Place,
+    answers: usize,
     todo: impl FnOnce(&Frontend, &Shared) -> Result<T, Failure> + Send + 'static,
 ) -> Result<(T, Place, Place), Failure> {
     let frontend = shared.ready()?.frontend.clone();
-    let preparing = Arc::clone(&shared.preparing).acquire_owned().await.map_err(|_| Failure::busy())?;
-    let (of, held) = (Arc::clone(shared), (owner.share.take(), place, Arc::new(preparing)));
+    let place = shared.places.in_flight(owner.id, answers)?;
+    let preparing = shared.places.preparing(owner.id).await?;
+    let (of, held) = (Arc::clone(shared), (owner.share.take(), place, preparing));
     let (done, (_, place, preparing)) = work(held, move || todo(&frontend, &of)).await?;
     Ok((done, place, preparing))
-}
-
-/// So many places among the requests in flight.
-fn place(shared: &Shared, answers: usize) -> Result<Place, Failure> {
-    if answers > shared.config.in_flight {
-        return Err(Failure::bad(format!("a request can have {} answers at most", shared.config.in_flight)));
-    }
-    let permit = Arc::clone(&shared.in_flight).try_acquire_many_owned(answers as u32);
-    permit.map(Arc::new).map_err(|_| Failure::busy())
 }
 
 /// Prepares requests, puts them into the queue and waits until they stand there.
@@ -151,14 +144,13 @@ async fn submit(
 ) -> Result<Running, Failure> {
     let begun = Instant::now();
     let time = (begun, begun + shared.config.time);
-    let place = place(shared, answers)?;
-    let (prepared, place, preparing) = self::prepare(shared, &mut owner, place, prepare).await?;
+    let (prepared, place, preparing) = self::prepare(shared, &mut owner, answers, prepare).await?;
     let pictures = prepared.iter().any(Prepared::has_pictures).then_some(preparing);
     let (replies, mut received) = mpsc::unbounded_channel();
     let count = prepared.len();
     let ready = shared.ready()?;
     for (index, request) in prepared.into_iter().enumerate() {
-        let (place, pictures) = (Arc::clone(&place), pictures.clone());
+        let (place, pictures) = (place.clone(), pictures.clone());
         let order = Order { request, owner: owner.id, time, place, pictures, index, replies: replies.clone() };
         shared.metrics.sent();
         ready.orders.send(order).map_err(|_| Failure::unavailable("the engine has stopped"))?;

@@ -165,7 +165,8 @@ pub(crate) async fn picture(
 /// An answer of what is kept, which takes room until it is read.
 fn sent(shared: &Shared, owner: &Owner, bytes: Vec<u8>, kind: &'static str) -> Result<Response, Failure> {
     let length = bytes.len();
-    let mut response = Response::new(Sending::body(bytes, shared.room.share(owner.id))?);
+    let (share, time) = (shared.room.share(owner.id), shared.config.time + shared.config.reading);
+    let mut response = Response::new(Sending::body(bytes, share, time)?);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     for (name, value) in [

@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 
 use super::options::Hold;
-use super::{Ask, check_model, place, prepare, read, respond};
+use super::{Ask, check_model, prepare, read, respond};
 use crate::failure::Failure;
 use crate::server::Shared;
 use crate::tools;
@@ -42,7 +42,7 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
         };
         Ok((ids, fields.ignored()))
     };
-    let ((ids, ignored), ..) = prepare(&shared, &mut owner, place(&shared, 1)?, ids).await?;
+    let ((ids, ignored), ..) = prepare(&shared, &mut owner, 1, ids).await?;
     let most = shared.ready()?.frontend.context();
     Ok(respond(&json!({"tokens": ids, "count": ids.len(), "max_model_len": most}), &ignored))
 }
@@ -59,7 +59,7 @@ pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Reque
         let ids = ids.ok_or_else(|| fields.wrong("tokens", "it must be a list of token ids of the vocabulary"))?;
         Ok((tokenizer.decode(&ids, false), fields.ignored()))
     };
-    let ((text, ignored), ..) = prepare(&shared, &mut owner, place(&shared, 1)?, text).await?;
+    let ((text, ignored), ..) = prepare(&shared, &mut owner, 1, text).await?;
     Ok(respond(&json!({"prompt": text}), &ignored))
 }
 
