@@ -26,6 +26,7 @@ step cargo run --release --locked --quiet -- demo
 optional scripts/test-kernels.sh
 optional tests/clients/run.sh
 optional scripts/test-web.sh
+optional tests/clients/open-webui/run.sh
 step fuzz/run.sh "${FUZZ_SECONDS:-20}"
 printf '\nall passed'
 [ ${#skipped[@]} -eq 0 ] || printf ', but skipped here: %s' "${skipped[*]}"

@@ -1,43 +1,84 @@
-// Open WebUI before `medgemma serve demo`, driven in Chromium: an account, the model chosen, a chat that streams. Not part of
-// run.sh: Open WebUI is large. Its packages go into an environment of their own, and Playwright is the workbench's:
-//
-//   python3.11 -m venv VENV && VENV/bin/pip install open-webui==0.12.4; (cd web && npm ci)
-//   OPEN_WEBUI=VENV/bin/open-webui node tests/clients/open-webui.mjs [SCREENSHOT.png]
+// Open WebUI before `medgemma serve demo`, driven in Chromium: an account, the model chosen, a chat that streams, and one
+// with a picture. See run.sh, which says where OPEN_WEBUI, MEDGEMMA and CHROMIUM are.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 
-const { chromium } = createRequire(new URL("../../web/package.json", import.meta.url))("@playwright/test");
-const { OPEN_WEBUI, MEDGEMMA = new URL("../../target/release/medgemma", import.meta.url).pathname, CHROMIUM = "/usr/bin/chromium" } = process.env;
-assert(OPEN_WEBUI, "OPEN_WEBUI names the program open-webui");
-const [MODEL, PAGE] = [18961, 18962];
+const { chromium } = createRequire(new URL("../../../web/package.json", import.meta.url))("@playwright/test");
+const { OPEN_WEBUI, MEDGEMMA, CHROMIUM } = process.env;
+const PICTURE = fileURLToPath(new URL("../../../demo-model/heldout/images/cxr-071.png", import.meta.url));
+
+/** A program that is stopped at the end; `said` is what it has written. */
+function begin(program, args, env = {}) {
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
+  child.said = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (more) => (child.said += more));
+  begun.push(child);
+  return child;
+}
+
+/** Waits until `ready` is something, while `child` lives. */
+async function until(child, ready) {
+  for (let tries = 0; tries < 600; tries += 1) {
+    const found = await ready();
+    if (found) return found;
+    assert.equal(child.exitCode, null, `it ended: ${child.said}`);
+    await new Promise((done) => setTimeout(done, 200));
+  }
+  assert.fail(`it isn't ready after two minutes: ${child.said}`);
+}
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  await new Promise((done) => server.close(done));
+  return port;
+}
+
+/** Asks in the chat that is open, and waits for the end of the answer. */
+async function ask(page, text) {
+  const answers = page.locator(".chat-assistant");
+  const before = await answers.count();
+  const request = page.waitForRequest((request) => request.url().endsWith("/api/chat/completions"));
+  await page.locator("#chat-input").fill(text);
+  await page.keyboard.press("Enter");
+  const body = (await request).postDataJSON();
+  assert.deepEqual([body.model, body.stream], ["demo", true]);
+  await answers.nth(before).waitFor();
+  await page.getByRole("button", { name: "Stop" }).waitFor({ state: "detached" });
+  await page.locator(".copy-response-button").nth(before).waitFor({ state: "attached" });
+  return (await answers.nth(before).innerText()).trim();
+}
+
+const begun = [];
 const data = await mkdtemp(join(tmpdir(), "open-webui-"));
-const settings = {
-  OPENAI_API_BASE_URL: `http://127.0.0.1:${MODEL}/v1`, OPENAI_API_KEY: "none", ENABLE_OLLAMA_API: "false", DATA_DIR: data, WEBUI_SECRET_KEY: "of-the-test",
-  // Nothing is fetched, and no model of its own is loaded.
-  OFFLINE_MODE: "true", HF_HUB_OFFLINE: "1", RAG_EMBEDDING_ENGINE: "openai", ENABLE_VERSION_UPDATE_CHECK: "false", ANONYMIZED_TELEMETRY: "false", DO_NOT_TRACK: "true",
-};
-const begun = [
-  spawn(MEDGEMMA, ["serve", "demo", "--port", String(MODEL)], { stdio: "ignore" }),
-  spawn(OPEN_WEBUI, ["serve", "--host", "127.0.0.1", "--port", String(PAGE)], { stdio: "ignore", env: { ...process.env, ...settings } }),
-];
 let browser;
 try {
-  for (const port of [MODEL, PAGE]) {
-    const healthy = () => fetch(`http://127.0.0.1:${port}/health`).then(({ ok }) => ok, () => false);
-    for (let tries = 0; !(await healthy()); tries += 1) {
-      assert(tries < 300 && begun.every(({ exitCode }) => exitCode === null), `nothing answers on ${port}`);
-      await new Promise((done) => setTimeout(done, 500));
-    }
-  }
+  const medgemma = begin(MEDGEMMA, ["serve", "demo", "--port", "0"]);
+  const address = await until(medgemma, () => /http:\/\/[\d.]+:\d+/.exec(medgemma.said)?.[0]);
+  const port = await freePort();
+  const webui = begin(OPEN_WEBUI, ["serve", "--host", "127.0.0.1", "--port", String(port)], {
+    OPENAI_API_BASE_URL: `${address}/v1`, OPENAI_API_KEY: "none", ENABLE_OLLAMA_API: "false", DATA_DIR: data, WEBUI_SECRET_KEY: "of-the-test",
+    // Nothing is fetched, and no model of its own is loaded.
+    OFFLINE_MODE: "true", HF_HUB_OFFLINE: "1", RAG_EMBEDDING_ENGINE: "openai", ENABLE_VERSION_UPDATE_CHECK: "false", ANONYMIZED_TELEMETRY: "false", DO_NOT_TRACK: "true",
+  });
+  const home = `http://127.0.0.1:${port}`;
+  await until(webui, () => fetch(`${home}/health`).then(({ ok }) => ok, () => false));
+
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
   const page = await browser.newPage({ viewport: { width: 1280, height: 820 } });
   page.setDefaultTimeout(60_000);
-  await page.goto(`http://127.0.0.1:${PAGE}/auth`);
+  // Pieces of answers come to the page over its socket.
+  const frames = [];
+  page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => frames.push(String(payload))));
+  await page.goto(`${home}/auth`);
   await page.getByRole("button", { name: "Get started" }).click();
   await page.locator("#name").fill("A reader");
   await page.locator("#email").fill("reader@localhost.example");
@@ -46,15 +87,16 @@ try {
   await page.getByRole("button", { name: "Okay, Let's Go!" }).click();
   await page.locator("#model-selector-model-button").click();
   await page.getByRole("option", { name: "demo" }).first().click();
-  const streamed = page.waitForRequest((request) => request.url().endsWith("/api/chat/completions") && request.postDataJSON().stream === true);
-  await page.locator("#chat-input").fill("What is a pleural effusion?");
-  await page.keyboard.press("Enter");
-  assert.equal((await streamed).postDataJSON().model, "demo");
-  const answer = page.locator(".chat-assistant").last();
-  await page.getByText("Response complete").waitFor();
-  assert.match(await answer.innerText(), /[a-z]{2}/);
+
+  const answer = await ask(page, "What is a pleural effusion?");
+  assert.match(answer, /[a-z]{2}/);
+  const pieces = frames.filter((frame) => frame.includes("output_text.delta"));
+  assert(pieces.length > 2, `it came in ${pieces.length} pieces`);
+  await page.locator("input[type=file]").first().setInputFiles(PICTURE);
+  const seen = await ask(page, "Describe this image.");
+  assert.match(seen, /FINDINGS:.*lung/s);
   if (process.argv[2]) await page.screenshot({ path: process.argv[2] });
-  console.log(`answered: ${(await answer.innerText()).trim()}`);
+  console.log(`answered: ${answer}\nof a picture: ${seen}`);
 } finally {
   await browser?.close();
   for (const child of begun.filter(({ exitCode }) => exitCode === null)) {
