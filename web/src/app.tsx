@@ -7,7 +7,7 @@ import { KeyDialog, ModelCard, Safety, SettingsDialog } from "./components/Notic
 import { Sidebar } from "./components/Sidebar";
 import { Viewer } from "./components/Viewer";
 import { download, NOTICE } from "./export";
-import { chooseModel, newSession, start, stop, useApp, type App } from "./state";
+import { askForKey, chooseModel, newSession, start, stop, useApp, type App } from "./state";
 import type { Box, Picture, Turn } from "./types";
 
 type Shown = "safety" | "model" | "settings" | null;
@@ -53,12 +53,18 @@ export function Workbench(): VNode {
       <div class="main">
         <Header app={app} onMenu={() => setDrawer(true)} onShow={setShown} />
         {app.trouble !== null && <p class="trouble" role="status">{app.trouble}</p>}
+        {app.needsKey !== null && !app.askingKey && (
+          <p class="trouble" role="status">
+            The server asks for a key. <button type="button" class="link" onClick={() => askForKey(true)}>Give a key</button>
+          </p>
+        )}
         <Transcript app={app} open={open} onSuggest={setSuggestion} />
         <footer class="foot" id="ask">
           <Composer
             settings={app.settings}
             model={app.models.find(({ id }) => id === app.model)}
             writing={writing !== null}
+            needsKey={app.needsKey !== null}
             earlier={current.turns.some((turn) => turn.role === "user" && turn.pictures.length > 0)}
             suggestion={suggestion}
             onOpen={open}
@@ -73,14 +79,14 @@ export function Workbench(): VNode {
       {shown === "model" && <ModelCard app={app} onClose={() => setShown(null)} />}
       {shown === "settings" && <SettingsDialog app={app} onClose={() => setShown(null)} />}
       {looking !== null && <Viewer {...looking} onClose={() => setLooking(null)} />}
-      {app.needsKey && <KeyDialog />}
+      {app.askingKey && <KeyDialog unknown={app.needsKey === "other"} />}
       <p class="visually-hidden" role="status">{writing !== null ? "The model is answering." : current.turns.length > 0 ? "The answer is complete." : ""}</p>
     </div>
   );
 }
 
 function Header({ app, onMenu, onShow }: { app: App; onMenu: () => void; onShow: (shown: Shown) => void }): VNode {
-  const { models, model, current, writing } = app;
+  const { models, model, current, writing, needsKey } = app;
   const empty = current.turns.length === 0;
   return (
     <header class="head">
@@ -91,7 +97,7 @@ function Header({ app, onMenu, onShow }: { app: App; onMenu: () => void; onShow:
           {models.map(({ id }) => <option key={id} value={id}>{id}</option>)}
         </select>
       )}
-      <button type="button" class="model" aria-label={`Model card: ${model || "no model"}`} onClick={() => onShow("model")}>
+      <button type="button" class="model" aria-label={`Model card: ${model || "no model"}`} onClick={() => (model === "" && needsKey !== null ? askForKey(true) : onShow("model"))}>
         {models.length > 1 ? "Card" : model || "No model"}
       </button>
       <button type="button" class="quiet" aria-label="Settings" title="Settings" onClick={() => onShow("settings")}><Icon name="tune" /></button>

@@ -14,7 +14,10 @@ export interface App {
   model: string;
   /** Why the server can't be asked now, or null. */
   trouble: string | null;
-  needsKey: boolean;
+  /** Whether the server asks for a key: for any, or for another one than it was given. */
+  needsKey: "any" | "other" | null;
+  /** Whether the reader is being asked for it now. */
+  askingKey: boolean;
   /** The turn that is being written, or null. */
   writing: string | null;
   /** Whether the server keeps conversations. */
@@ -32,7 +35,8 @@ let app: App = {
   models: [],
   model: "",
   trouble: null,
-  needsKey: false,
+  needsKey: null,
+  askingKey: false,
   writing: null,
   onServer: false,
   unkept: null,
@@ -180,26 +184,36 @@ export async function connect(): Promise<void> {
   try {
     const models = await api.models();
     const model = models.some(({ id }) => id === app.model) ? app.model : (models[0]?.id ?? "");
-    set({ models, model, trouble: models.length > 0 ? null : "The server serves no model.", needsKey: false });
+    set({ models, model, trouble: models.length > 0 ? null : "The server serves no model.", needsKey: null, askingKey: false });
     if (models.some(({ keeps }) => keeps) && !app.onServer) {
       store.useServer();
       set({ onServer: true });
       await refresh(true);
     }
   } catch (error) {
-    if (error instanceof api.ApiError && error.status === 401) {
-      set({ needsKey: true });
-      return;
-    }
-    set({ trouble: words(error) });
+    if (refused(error)) return;
+    set({ trouble: words(error), needsKey: null, askingKey: false });
     setTimeout(() => void connect(), 4000);
   }
 }
 
+/** Asks the reader for a key where an error says that the server wants one; gives whether it does. */
+function refused(error: unknown): boolean {
+  if (!(error instanceof api.ApiError) || error.status !== 401) return false;
+  set({ trouble: null, needsKey: api.key.get() === "" ? "any" : "other", askingKey: true });
+  return true;
+}
+
 export async function giveKey(key: string): Promise<void> {
   api.key.set(key.trim());
-  set({ needsKey: false });
+  // What was said of the last one goes, so that it is heard anew if this one is refused, too.
+  set({ needsKey: "any" });
   await connect();
+}
+
+/** Asks the reader for the key, or leaves it for later: conversations that are kept here can be read without. */
+export function askForKey(now: boolean): void {
+  set({ askingKey: now });
 }
 
 export function chooseModel(model: string): void {
@@ -315,7 +329,7 @@ async function answer(turns: Turn[]): Promise<void> {
   } catch (error) {
     if (control.signal.aborted) update({ finish: "stopped" });
     else {
-      if (error instanceof api.ApiError && error.status === 401) set({ needsKey: true });
+      refused(error);
       update({ finish: "error", problem: words(error) });
     }
   }

@@ -288,16 +288,64 @@ test("the conversation downloads as Markdown with the notice on top", async ({ p
   expect(text).toContain("[Observation/o254]");
 });
 
-test("a key is asked for, kept for the tab and sent", async ({ page }) => {
+/** Loads the page anew from a server that wants a key. */
+async function lock(page: Page): Promise<void> {
   const good = "Bearer secret";
   const refuse = { status: 401, json: { error: { message: "Bad key.", type: "invalid_request_error" } } };
-  await page.route("**/v1/models", (route) => (route.request().headers()["authorization"] === good ? route.continue() : route.fulfill(refuse)));
+  await page.route("**/v1/**", (route) => (route.request().headers()["authorization"] === good ? route.continue() : route.fulfill(refuse)));
   await page.reload();
-  await page.getByLabel("The server asks for an API key").fill("secret");
-  await page.getByRole("button", { name: "Continue" }).click();
+  await expect(page.getByLabel("The server asks for an API key")).toBeFocused();
+}
+
+test("a key is asked for, kept for the tab and sent", async ({ page }) => {
+  await lock(page);
+  await page.keyboard.type("secret");
+  await page.keyboard.press("Enter");
   await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
   await expect(page.getByRole("dialog")).toHaveCount(0);
   expect(await page.evaluate(() => [sessionStorage.length, JSON.stringify(localStorage).includes("secret")])).toEqual([1, false]);
+});
+
+test("a wrong key is said to be wrong, each time", async ({ page }) => {
+  await lock(page);
+  const said = page.getByRole("alert");
+  await expect(said).toHaveCount(0);
+  for (const wrong of ["sesame", "open"]) {
+    await page.keyboard.type(wrong);
+    const asked = page.waitForResponse("**/v1/models");
+    await page.keyboard.press("Enter");
+    await asked;
+    await expect(said).toHaveText("That key isn't known here.");
+    await expect(page.getByLabel("The server asks for an API key")).toBeFocused();
+  }
+  expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
+  await page.keyboard.type("secret");
+  await page.keyboard.press("Enter");
+  await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
+  await expect(page.getByRole("dialog")).toHaveCount(0);
+});
+
+test("a key that was put off is asked for again", async ({ page }) => {
+  await lock(page);
+  const dialog = page.getByRole("dialog", { name: "Key" });
+  const question = page.getByLabel("Your question", { exact: true });
+  const again = [
+    () => page.getByRole("button", { name: "Give a key" }).click(),
+    () => page.getByLabel("Model card: no model").click(),
+    () => ask(page, "Describe this X-ray."),
+  ];
+  for (const open of again) {
+    await page.keyboard.press("Escape");
+    await expect(dialog).toHaveCount(0);
+    await open();
+    await expect(dialog).toBeVisible();
+  }
+  await page.keyboard.type("secret");
+  await page.keyboard.press("Enter");
+  await expect(page.getByText("The server asks for a key.")).toHaveCount(0);
+  await expect(question).toHaveValue("Describe this X-ray.");
+  await question.press("Enter");
+  await expect(page.getByRole("heading", { name: "Findings" })).toBeVisible();
 });
 
 for (const scheme of ["light", "dark"] as const) {

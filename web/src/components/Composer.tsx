@@ -1,7 +1,7 @@
 import type { VNode } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import * as pictures from "../pictures";
-import { changeSettings, send, stop } from "../state";
+import { askForKey, changeSettings, send, stop } from "../state";
 import * as store from "../store";
 import type { ModelInfo, Picture, Settings } from "../types";
 import { Icon } from "./Icon";
@@ -12,6 +12,8 @@ interface Props {
   settings: Settings;
   model: ModelInfo | undefined;
   writing: boolean;
+  /** Whether a key is asked for before anything is sent. */
+  needsKey: boolean;
   /** Whether the conversation has pictures already, which boxes may be asked on. */
   earlier: boolean;
   /** Text to begin with, from one of the first page's suggestions; a new object each time one is chosen. */
@@ -19,7 +21,7 @@ interface Props {
   onOpen: OpenViewer;
 }
 
-export function Composer({ settings, model, writing, earlier, suggestion, onOpen }: Props): VNode {
+export function Composer({ settings, model, writing, needsKey, earlier, suggestion, onOpen }: Props): VNode {
   const [text, setText] = useState("");
   const [added, setAdded] = useState<Picture[]>([]);
   const [locate, setLocate] = useState(false);
@@ -27,7 +29,7 @@ export function Composer({ settings, model, writing, earlier, suggestion, onOpen
   const [dragging, setDragging] = useState(false);
   const area = useRef<HTMLTextAreaElement>(null);
   const chooser = useRef<HTMLInputElement>(null);
-  const can = (text.trim() !== "" || added.length > 0) && !writing && model !== undefined;
+  const can = (text.trim() !== "" || added.length > 0) && !writing && (needsKey || model !== undefined);
   const sees = model?.images !== false;
 
   const add = async (files: Iterable<File>): Promise<void> => {
@@ -46,6 +48,10 @@ export function Composer({ settings, model, writing, earlier, suggestion, onOpen
   };
   const submit = (): void => {
     if (!can) return;
+    if (needsKey) {
+      askForKey(true);
+      return;
+    }
     send(text.trim(), added, locate && (earlier || added.length > 0));
     setText("");
     setLocate(false);

@@ -1,6 +1,6 @@
 import type { VNode } from "preact";
-import { useState } from "preact/hooks";
-import { changeSettings, changeSystem, giveKey } from "../state";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { askForKey, changeSettings, changeSystem, giveKey } from "../state";
 import type { App } from "../state";
 import { Dialog } from "./Dialog";
 
@@ -126,10 +126,17 @@ export function SettingsDialog({ app, onClose }: { app: App; onClose: () => void
 }
 
 /** Asked when the server answers 401. */
-export function KeyDialog(): VNode {
+export function KeyDialog({ unknown }: { unknown: boolean }): VNode {
   const [key, setKey] = useState("");
+  const field = useRef<HTMLInputElement>(null);
+  // What is typed next replaces a key that was refused.
+  useEffect(() => {
+    if (!unknown) return;
+    field.current?.focus();
+    field.current?.select();
+  }, [unknown]);
   return (
-    <Dialog title="Key" onClose={() => undefined}>
+    <Dialog title="Key" onClose={() => askForKey(false)}>
       <form
         class="form"
         onSubmit={(event) => {
@@ -139,9 +146,19 @@ export function KeyDialog(): VNode {
       >
         <label>
           The server asks for an API key
-          <input type="password" required autocomplete="off" value={key} onInput={(event) => setKey(event.currentTarget.value)} />
+          <input
+            ref={field}
+            type="password"
+            required
+            autofocus
+            autocomplete="off"
+            aria-invalid={unknown}
+            value={key}
+            onInput={(event) => setKey(event.currentTarget.value)}
+          />
           <span class="hint">Kept until this tab is closed.</span>
         </label>
+        {unknown && <p class="problem" role="alert">That key isn't known here.</p>}
         <button type="submit" class="primary">Continue</button>
       </form>
     </Dialog>
