@@ -160,7 +160,14 @@ function Transcript({ app, open, onSuggest }: TranscriptProps): VNode {
             turn.role === "user" ? (
               <Question key={turn.id} turn={turn} busy={writing !== null} onOpen={open} />
             ) : (
-              <Answer key={turn.id} turn={turn} pictures={picturesBefore(current.turns, index)} busy={writing !== null} onOpen={open} />
+              <Answer
+                key={turn.id}
+                turn={turn}
+                pictures={picturesBefore(current.turns, index)}
+                busy={writing !== null}
+                followed={index < current.turns.length - 1}
+                onOpen={open}
+              />
             ),
           )
         )}

@@ -68,6 +68,25 @@ test("stop keeps what came; retry and edit ask anew", async ({ page }) => {
   expect((await lastRequest(page)).messages).toEqual([{ role: "user", content: "Describe it" }]);
 });
 
+test("retry of an earlier answer asks before it takes away what follows", async ({ page }) => {
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await ask(page, "cut");
+  await done(page);
+  const answers = page.getByLabel("Answer of the model");
+  const retry = page.getByRole("button", { name: "Retry", exact: true });
+  await retry.first().click();
+  await page.getByRole("button", { name: "Keep", exact: true }).click();
+  await expect(retry).toHaveCount(2);
+  await expect(answers).toHaveCount(2);
+  await retry.first().click();
+  await expect(page.getByText("What follows is deleted.")).toBeVisible();
+  await page.getByRole("button", { name: "Retry and delete" }).click();
+  await done(page);
+  await expect(answers).toHaveCount(1);
+  expect((await lastRequest(page)).messages).toEqual([{ role: "user", content: "Describe this X-ray." }]);
+});
+
 test("the reader hears how an answer ended", async ({ page }) => {
   await ask(page, "cut");
   await expect(page.getByText("Cut off: the limit of tokens was reached.")).toBeVisible();

@@ -77,11 +77,13 @@ interface AnswerProps {
   /** The pictures that the answer may speak of. */
   pictures: Picture[];
   busy: boolean;
+  /** Whether other turns follow, which an answer written anew takes away. */
+  followed: boolean;
   onOpen: OpenViewer;
 }
 
 /** Drawn anew only when its turn changes: a long conversation stays light while the last answer streams. */
-export const Answer = memo(function Answer({ turn, pictures, busy, onOpen }: AnswerProps): VNode {
+export const Answer = memo(function Answer({ turn, pictures, busy, followed, onOpen }: AnswerProps): VNode {
   const writing = turn.finish === null;
   const { text, boxes, json } = findBoxes(turn.text);
   const end = ending(turn);
@@ -104,15 +106,31 @@ export const Answer = memo(function Answer({ turn, pictures, busy, onOpen }: Ans
       {!writing && (
         <div class="actions">
           <Copy text={toCopy(turn)} />
-          <button type="button" class="quiet small" disabled={busy} onClick={() => retry(turn.id)}>
-            <Icon name="retry" /> Retry
-          </button>
+          <Retry turn={turn} busy={busy} followed={followed} />
           <span class="meta">{meta(turn)}</span>
         </div>
       )}
     </article>
   );
 });
+
+/** Asks first where more than the answer itself would go. */
+function Retry({ turn, busy, followed }: { turn: ModelTurn; busy: boolean; followed: boolean }): VNode {
+  const [sure, setSure] = useState(false);
+  if (!sure || !followed)
+    return (
+      <button type="button" class="quiet small" disabled={busy} onClick={() => (followed ? setSure(true) : retry(turn.id))}>
+        <Icon name="retry" /> Retry
+      </button>
+    );
+  return (
+    <div class="row sure" role="group" aria-label="Retry, and delete all that follows?">
+      <span>What follows is deleted.</span>
+      <button type="button" class="danger small" disabled={busy} ref={(element) => element?.focus()} onClick={() => retry(turn.id)}>Retry and delete</button>
+      <button type="button" class="plain small" onClick={() => setSure(false)}>Keep</button>
+    </div>
+  );
+}
 
 function Copy({ text }: { text: string }): VNode {
   const [said, setSaid] = useState("Copy");
