@@ -122,8 +122,9 @@ function Transcript({ app, open, onSuggest }: TranscriptProps): VNode {
   const scroller = useRef<HTMLElement>(null);
   const following = useRef(true);
   useLayoutEffect(() => {
-    // The end stays in sight while an answer grows, unless the reader has gone up to read.
-    if (following.current) scroller.current?.scrollTo({ top: scroller.current.scrollHeight });
+    // The end stays in sight while an answer grows, unless the reader has gone up to read; the first page is read from its top.
+    if (current.turns.length === 0) scroller.current?.scrollTo({ top: 0 });
+    else if (following.current) scroller.current?.scrollTo({ top: scroller.current.scrollHeight });
   }, [current]);
   useEffect(() => {
     following.current = true;

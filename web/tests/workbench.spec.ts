@@ -446,6 +446,21 @@ test("paper shows the conversation and the notice, and nothing to press", async 
   await page.emulateMedia({ media: "screen" });
 });
 
+test("on a phone the first page opens at its top", async ({ page }) => {
+  await page.setViewportSize({ width: 360, height: 740 });
+  await page.reload();
+  const first = page.getByRole("heading", { name: "What would you like to look at?" });
+  await expect(page.getByLabel(/Model card: medgemma/)).toBeVisible();
+  await expect(first).toBeInViewport({ ratio: 1 });
+  await page.screenshot({ path: "screenshots/welcome-phone.png" });
+  // Neither does it open where the reader was in a conversation.
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await expect(page.getByRole("button", { name: "Retry" })).toBeInViewport();
+  await page.keyboard.press("Control+Shift+O");
+  await expect(first).toBeInViewport({ ratio: 1 });
+});
+
 test("a narrow screen: nothing sticks out, the list opens and closes", async ({ page }) => {
   await page.setViewportSize({ width: 390, height: 780 });
   await page.screenshot({ path: "screenshots/welcome-narrow.png" });
