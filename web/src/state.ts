@@ -3,7 +3,7 @@ import * as api from "./api";
 import * as store from "./store";
 import { askForBoxes } from "./boxes";
 import { forModel } from "./pictures";
-import { newId, type ModelInfo, type ModelTurn, type Picture, type Session, type Settings, type Turn, type UserTurn } from "./types";
+import { LIMITS, newId, type ModelInfo, type ModelTurn, type Picture, type Session, type Settings, type Turn, type UserTurn } from "./types";
 
 /** All that the page shows. Changed only by the functions below; components read it with `useApp`. */
 export interface App {
@@ -52,10 +52,16 @@ function blank(system = ""): Session {
 function loadSettings(): Settings {
   const usual: Settings = { think: false, temperature: null, maxTokens: null, keep: true };
   try {
-    return { ...usual, ...(JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") as Partial<Settings>) };
+    const kept = { ...usual, ...(JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") as Partial<Settings>) };
+    return { ...kept, temperature: within(kept.temperature, LIMITS.temperature), maxTokens: within(kept.maxTokens, LIMITS.maxTokens) };
   } catch {
     return usual;
   }
+}
+
+/** A number that the server takes, or null: an earlier page kept others, too. */
+function within(value: number | null, [least, most]: readonly [number, number]): number | null {
+  return value !== null && value >= least && value <= most ? value : null;
 }
 
 function set(change: Partial<App>): void {

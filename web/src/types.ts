@@ -63,6 +63,9 @@ export interface Settings {
   keep: boolean;
 }
 
+/** The least and the most that the server is asked for. */
+export const LIMITS = { temperature: [0, 2], maxTokens: [1, 1_000_000] } as const;
+
 /** One model of the server, as far as it says. */
 export interface ModelInfo {
   id: string;

@@ -307,6 +307,41 @@ test("the conversation downloads as Markdown with the notice on top", async ({ p
   expect(text).toContain("[Observation/o254]");
 });
 
+test("settings that the server would refuse are not kept", async ({ page }) => {
+  const settings = page.getByRole("button", { name: "Settings" });
+  const temperature = page.getByLabel(/^Temperature/);
+  const tokens = page.getByLabel(/^Most tokens/);
+  await settings.click();
+  await temperature.fill("-3");
+  await expect(page.getByRole("alert")).toHaveText("Give a number from 0 to 2, or leave this empty. Until then the server's own is used.");
+  expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
+  await page.screenshot({ path: "screenshots/settings-refused.png" });
+  await temperature.fill("0.75");
+  await expect(page.getByRole("alert")).toHaveCount(0);
+  for (const wrong of ["0", "2.5", "10000000"]) {
+    await tokens.fill(wrong);
+    await expect(page.getByRole("alert")).toHaveText("Give a whole number from 1 to 1,000,000, or leave this empty. Until then the server's own is used.");
+  }
+  await page.keyboard.press("Escape");
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  const { temperature: asked, max_completion_tokens } = await lastRequest(page);
+  expect([asked, max_completion_tokens]).toEqual([0.75, undefined]);
+  // What is in the field next is what is used.
+  await settings.click();
+  await expect(temperature).toHaveValue("0.75");
+  await expect(tokens).toHaveValue("");
+  await tokens.fill("200");
+  await tokens.fill("");
+  await page.keyboard.press("Escape");
+  // A page before this one kept what it was told.
+  await page.evaluate(() => localStorage.setItem("medgemma.settings", JSON.stringify({ temperature: -3, maxTokens: 0 })));
+  await page.reload();
+  await settings.click();
+  await expect(temperature).toHaveValue("");
+  await expect(tokens).toHaveValue("");
+});
+
 /** Loads the page anew from a server that wants a key. */
 async function lock(page: Page): Promise<void> {
   const good = "Bearer secret";

@@ -2,6 +2,7 @@ import type { VNode } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { askForKey, changeSettings, changeSystem, giveKey } from "../state";
 import type { App } from "../state";
+import { LIMITS } from "../types";
 import { Dialog } from "./Dialog";
 
 /** What every reader has to know, as the README says it. */
@@ -102,7 +103,6 @@ function Fact({ name, value }: { name: string; value: string }): VNode {
 /** How answers are asked for. */
 export function SettingsDialog({ app, onClose }: { app: App; onClose: () => void }): VNode {
   const { settings, current } = app;
-  const number = (text: string): number | null => (text.trim() === "" || !Number.isFinite(Number(text)) ? null : Number(text));
   return (
     <Dialog title="Settings" onClose={onClose}>
       <div class="form">
@@ -111,17 +111,67 @@ export function SettingsDialog({ app, onClose }: { app: App; onClose: () => void
           Instructions for this conversation
           <textarea rows={4} value={current.system} placeholder="You are an expert radiologist." onInput={(event) => changeSystem(event.currentTarget.value)} />
         </label>
-        <label>
-          Temperature
-          <input type="number" min="0" max="2" step="0.1" placeholder="the server's" value={settings.temperature ?? ""} onInput={(event) => changeSettings({ temperature: number(event.currentTarget.value) })} />
-          <span class="hint">0 gives the same answer each time.</span>
-        </label>
-        <label>
-          Most tokens an answer
-          <input type="number" min="1" step="1" placeholder="the server's" value={settings.maxTokens ?? ""} onInput={(event) => changeSettings({ maxTokens: number(event.currentTarget.value) })} />
-        </label>
+        <NumberField
+          label="Temperature"
+          hint="How freely the model words its answer. 0 gives the same answer each time."
+          kind="a number"
+          limits={LIMITS.temperature}
+          step="any"
+          value={settings.temperature}
+          onChange={(temperature) => changeSettings({ temperature })}
+        />
+        <NumberField
+          label="Most tokens an answer"
+          hint="How long an answer may become. 100 tokens are about 75 words; a thought counts, too."
+          kind="a whole number"
+          limits={LIMITS.maxTokens}
+          step="1"
+          value={settings.maxTokens}
+          onChange={(maxTokens) => changeSettings({ maxTokens })}
+        />
       </div>
     </Dialog>
+  );
+}
+
+interface NumberProps {
+  label: string;
+  hint: string;
+  /** What is to be typed, in words. */
+  kind: string;
+  limits: readonly [number, number];
+  step: string;
+  value: number | null;
+  onChange: (value: number | null) => void;
+}
+
+/** A number or nothing; one that the server would refuse stays in the field alone. */
+function NumberField({ label, hint, kind, limits: [least, most], step, value, onChange }: NumberProps): VNode {
+  const [wrong, setWrong] = useState(false);
+  const used = value === null ? "the server's own" : value.toLocaleString();
+  return (
+    <label>
+      {label}
+      <input
+        type="number"
+        min={least}
+        max={most}
+        step={step}
+        placeholder="the server's"
+        defaultValue={value === null ? "" : String(value)}
+        aria-invalid={wrong}
+        onInput={({ currentTarget: { validity, value: text } }) => {
+          setWrong(!validity.valid);
+          if (validity.valid) onChange(text === "" ? null : Number(text));
+        }}
+      />
+      <span class="hint">{hint}</span>
+      {wrong && (
+        <span class="hint problem" role="alert">
+          Give {kind} from {least} to {most.toLocaleString()}, or leave this empty. Until then {used} is used.
+        </span>
+      )}
+    </label>
   );
 }
 
