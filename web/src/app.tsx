@@ -67,6 +67,7 @@ export function Workbench(): VNode {
             needsKey={app.needsKey !== null}
             earlier={current.turns.some((turn) => turn.role === "user" && turn.pictures.length > 0)}
             suggestion={suggestion}
+            session={current.id}
             onOpen={open}
           />
           <p class="notice">

@@ -117,8 +117,18 @@ test("several pictures are sent in order; one that is no square is padded to one
 });
 
 test("a file that is no picture is refused in words", async ({ page }) => {
-  await page.getByLabel("Choose images").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: Buffer.from("no") });
-  await expect(page.getByRole("alert")).toHaveText("a.png can't be read as a picture.");
+  const refused = page.getByRole("alert");
+  const goes = [
+    () => page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`),
+    () => page.getByLabel("Your question", { exact: true }).pressSequentially("D"),
+    () => page.getByRole("button", { name: "New conversation" }).click(),
+  ];
+  for (const go of goes) {
+    await page.getByLabel("Choose images").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: Buffer.from("no") });
+    await expect(refused).toHaveText("a.png can't be read as a picture.");
+    await go();
+    await expect(refused).toHaveCount(0);
+  }
 });
 
 test("boxes are drawn where the answer says, on a padded picture too", async ({ page }) => {

@@ -18,10 +18,12 @@ interface Props {
   earlier: boolean;
   /** Text to begin with, from one of the first page's suggestions; a new object each time one is chosen. */
   suggestion: { text: string; locate: boolean } | null;
+  /** The conversation that is shown. */
+  session: string;
   onOpen: OpenViewer;
 }
 
-export function Composer({ settings, model, writing, needsKey, earlier, suggestion, onOpen }: Props): VNode {
+export function Composer({ settings, model, writing, needsKey, earlier, suggestion, session, onOpen }: Props): VNode {
   const [text, setText] = useState("");
   const [added, setAdded] = useState<Picture[]>([]);
   const [locate, setLocate] = useState(false);
@@ -59,6 +61,7 @@ export function Composer({ settings, model, writing, needsKey, earlier, suggesti
     setProblem("");
   };
 
+  useEffect(() => setProblem(""), [session]);
   useEffect(() => {
     if (suggestion === null) return;
     setText(suggestion.text);
@@ -143,7 +146,10 @@ export function Composer({ settings, model, writing, needsKey, earlier, suggesti
         value={text}
         placeholder={added.length > 0 ? "Ask about the image" : "Ask, or drop an image"}
         aria-label="Your question"
-        onInput={(event) => setText(event.currentTarget.value)}
+        onInput={(event) => {
+          setText(event.currentTarget.value);
+          setProblem("");
+        }}
         onPaste={(event) => {
           const files = [...(event.clipboardData?.files ?? [])];
           if (files.length === 0) return;
