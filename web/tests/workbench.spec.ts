@@ -87,6 +87,23 @@ test("retry of an earlier answer asks before it takes away what follows", async 
   expect((await lastRequest(page)).messages).toEqual([{ role: "user", content: "Describe this X-ray." }]);
 });
 
+test("Enter sends a question that is edited, too; Shift+Enter is a new line", async ({ page }) => {
+  await ask(page, "cut");
+  await done(page);
+  const field = page.getByLabel("Edit the question");
+  await page.getByRole("button", { name: "Edit" }).click();
+  await field.fill("Describe");
+  await field.press("Shift+Enter");
+  await page.keyboard.type("it");
+  // A word that an input method is still putting together.
+  await field.dispatchEvent("keydown", { key: "Enter", isComposing: true });
+  await expect(field).toHaveValue("Describe\nit");
+  await page.keyboard.press("Enter");
+  await done(page);
+  await expect(field).toHaveCount(0);
+  expect((await lastRequest(page)).messages).toEqual([{ role: "user", content: "Describe\nit" }]);
+});
+
 test("the reader hears how an answer ended", async ({ page }) => {
   await ask(page, "cut");
   await expect(page.getByText("Cut off: the limit of tokens was reached.")).toBeVisible();

@@ -5,6 +5,7 @@ import { askForKey, changeSettings, send, stop } from "../state";
 import * as store from "../store";
 import type { ModelInfo, Picture, Settings } from "../types";
 import { Icon } from "./Icon";
+import { sends } from "./keys";
 import type { OpenViewer } from "./Message";
 import { Thumb } from "./Thumb";
 
@@ -157,8 +158,7 @@ export function Composer({ settings, model, writing, needsKey, earlier, suggesti
           void add(files);
         }}
         onKeyDown={(event) => {
-          // Enter that ends a word of an input method is not for us.
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+          if (!sends(event)) return;
           event.preventDefault();
           submit();
         }}

@@ -7,6 +7,7 @@ import { edit, retry } from "../state";
 import type { Box, ModelTurn, Picture, UserTurn } from "../types";
 import { BoxFigure } from "./Boxes";
 import { Icon } from "./Icon";
+import { sends } from "./keys";
 import { memo } from "./memo";
 import { Thumb } from "./Thumb";
 
@@ -57,8 +58,10 @@ export function Question({ turn, busy, onOpen }: { turn: UserTurn; busy: boolean
             ref={(element) => element?.focus()}
             onInput={(event) => setDraft(event.currentTarget.value)}
             onKeyDown={(event) => {
-              if (event.key === "Escape") setDraft(null);
-              if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
+              if (event.key === "Escape" && !event.isComposing) setDraft(null);
+              if (!sends(event)) return;
+              event.preventDefault();
+              save();
             }}
           />
           <p class="hint">What follows this question is replaced.</p>
