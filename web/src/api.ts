@@ -1,4 +1,4 @@
-import { events } from "./sse";
+import { DONE, events } from "./sse";
 import type { Finish, ModelInfo } from "./types";
 
 /** What a request failed with, in words for the reader. */
@@ -136,10 +136,13 @@ export async function* chat(ask: Ask, signal: AbortSignal): AsyncGenerator<Delta
     signal,
   });
   if (response.body === null) throw new ApiError("The server sent no answer.", 0);
+  // Chromium takes a body that a reader has read to its end for one that was left, and shows a request that failed; not so
+  // one that was shared between two, of which the other leaves.
+  void response.clone().body?.cancel().catch(() => undefined);
   let ended = false;
   try {
     for await (const data of events(response.body)) {
-      if (data === "[DONE]") {
+      if (data === DONE) {
         ended = true;
         break;
       }

@@ -21,12 +21,13 @@ function script(body) {
   if (last.includes("slow")) return { thought, text: "word ".repeat(400), wait: 40 };
   if (last.includes("cut")) return { thought, text: "An unfinished", finish: "length" };
   if (last.includes("break")) return { thought, text: "Half an ans", breaks: true };
+  if (last.includes("linger")) return { thought, text: "All of it", lingers: true };
   return { thought, text: REPORT };
 }
 
 async function complete(body, response) {
   response.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-store" });
-  const { thought, text, wait = 2, finish = "stop", breaks = false } = script(body);
+  const { thought, text, wait = 2, finish = "stop", breaks = false, lingers = false } = script(body);
   const chunk = (delta, finish_reason = null) => response.write(`data: ${JSON.stringify({ object: "chat.completion.chunk", choices: [{ index: 0, delta, finish_reason }] })}\n\n`);
   chunk({ role: "assistant", content: "" });
   for (const piece of thought.match(/.{1,6}/gs) ?? []) chunk({ reasoning_content: piece });
@@ -38,7 +39,8 @@ async function complete(body, response) {
   if (breaks) return setTimeout(() => response.destroy(), 100);
   chunk({}, finish);
   response.write(`data: ${JSON.stringify({ choices: [], usage: { prompt_tokens: 9, completion_tokens: 42, total_tokens: 51 } })}\n\n`);
-  response.end("data: [DONE]\n\n");
+  response.write("data: [DONE]\n\n");
+  if (!lingers) response.end();
 }
 
 function fail(response, status, message, headers = {}) {

@@ -104,6 +104,27 @@ test("Enter sends a question that is edited, too; Shift+Enter is a new line", as
   expect((await lastRequest(page)).messages).toEqual([{ role: "user", content: "Describe\nit" }]);
 });
 
+test("an answer that was read to its end is no failed request", async ({ page }) => {
+  const ends: string[] = [];
+  const chat = /chat\/completions/;
+  page.on("requestfinished", (request) => chat.test(request.url()) && ends.push("finished"));
+  page.on("requestfailed", (request) => chat.test(request.url()) && ends.push(request.failure()?.errorText ?? "failed"));
+  await ask(page, "Describe this X-ray.");
+  await done(page);
+  await expect.poll(() => ends).toEqual(["finished"]);
+  // A server that leaves the connection open after the answer doesn't hold up the page, which closes it.
+  await ask(page, "linger");
+  await expect(page.getByText("All of it")).toBeVisible();
+  await expect(page.getByRole("button", { name: "Retry" })).toHaveCount(2);
+  await expect.poll(() => ends).toEqual(["finished", "net::ERR_ABORTED"]);
+  // As it is where the reader stops it.
+  await ask(page, "slow please");
+  await expect(page.getByLabel("Answer of the model").last()).toContainText("word");
+  await page.getByRole("button", { name: "Stop" }).click();
+  await expect.poll(() => ends.length).toBe(3);
+  expect(ends[2]).toBe("net::ERR_ABORTED");
+});
+
 test("the reader hears how an answer ended", async ({ page }) => {
   await ask(page, "cut");
   await expect(page.getByText("Cut off: the limit of tokens was reached.")).toBeVisible();
