@@ -220,6 +220,24 @@ test("the viewer zooms, moves, windows and hides boxes", async ({ page }) => {
   await expect(dialog).toHaveCount(0);
 });
 
+test.describe("on a phone", () => {
+  test.use({ viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true });
+
+  test("the viewer says what it changes and what fingers do, all of it in sight", async ({ page }) => {
+    await page.getByLabel("Choose images").setInputFiles([`${IMAGES}cxr-000.png`, `${IMAGES}cxr-060.png`]);
+    await page.getByRole("button", { name: "Boxes" }).click();
+    await ask(page, "Where is the opacity?");
+    await done(page);
+    await page.getByRole("button", { name: /in the viewer/ }).last().click();
+    const side = page.getByLabel("Viewer settings");
+    await expect(side.getByText(/^This changes what you see, not what the model saw\./)).toBeInViewport({ ratio: 1 });
+    await expect(side.getByText("Drag with one finger")).toBeInViewport({ ratio: 1 });
+    await expect(side.getByText("right button")).toBeHidden();
+    expect(await side.evaluate(({ scrollHeight, clientHeight }) => scrollHeight - clientHeight)).toBeLessThanOrEqual(0);
+    await page.screenshot({ path: "screenshots/viewer-phone.png" });
+  });
+});
+
 test("conversations stay in this browser until they are deleted", async ({ page }) => {
   await page.getByLabel("Choose images").setInputFiles(`${IMAGES}cxr-000.png`);
   await ask(page, "Describe this X-ray.");
@@ -371,6 +389,7 @@ test("settings that the server would refuse are not kept", async ({ page }) => {
     await expect(page.getByRole("alert")).toHaveText("Give a whole number from 1 to 1,000,000, or leave this empty. Until then the server's own is used.");
   }
   await page.keyboard.press("Escape");
+  await expect(page.getByRole("dialog")).toHaveCount(0);
   await ask(page, "Describe this X-ray.");
   await done(page);
   const { temperature: asked, max_completion_tokens } = await lastRequest(page);

@@ -124,8 +124,9 @@ export function Viewer({ pictures, start, boxes, onClose }: Props): VNode {
             </div>
           )}
           <p class="hint">
-            {picture.width} × {picture.height} px. Drag to move, wheel or pinch to zoom, right button or Shift and drag for
-            window and level. This changes what you see, not what the model saw.
+            This changes what you see, not what the model saw. {picture.width} × {picture.height} px.{" "}
+            <span class="with-mouse">Drag to move, wheel or pinch to zoom, right button or Shift and drag for window and level.</span>
+            <span class="with-finger">Drag with one finger to move, with two to zoom.</span>
           </p>
         </aside>
       </div>
