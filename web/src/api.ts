@@ -113,6 +113,7 @@ function describe(raw: Record<string, unknown>): ModelInfo {
     images: can("vision", "images", "image"),
     thinks: can("thinking", "reasoning", "think"),
     keeps: can("sessions") === true,
+    demo: can("demo") === true,
     context: typeof context === "number" ? context : null,
     raw,
   };

@@ -73,6 +73,8 @@ export interface ModelInfo {
   thinks: boolean | null;
   /** Whether the server keeps conversations. */
   keeps: boolean;
+  /** Whether it is the demo model, a toy. */
+  demo: boolean;
   context: number | null;
   /** Everything the server says, to show in the model card. */
   raw: Record<string, unknown>;

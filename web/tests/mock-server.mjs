@@ -53,7 +53,7 @@ createServer(async (request, response) => {
   if (pathname === "/seen") return response.end(JSON.stringify(seen));
   if (pathname === "/v1/models") {
     response.setHeader("Content-Type", "application/json");
-    return response.end(JSON.stringify({ object: "list", data: [{ id: "medgemma-demo", object: "model", created: 1764000000, owned_by: "local", context_length: 8192, capabilities: { vision: true, thinking: true } }] }));
+    return response.end(JSON.stringify({ object: "list", data: [{ id: "medgemma-demo", object: "model", created: 1764000000, owned_by: "local", context_length: 8192, capabilities: { vision: true, thinking: true, demo: true } }] }));
   }
   if (pathname === "/v1/chat/completions") {
     let text = "";

@@ -373,6 +373,24 @@ test("the conversation downloads as Markdown with the notice on top", async ({ p
   expect(text).toContain("[Observation/o254]");
 });
 
+test("the demo model is said to be a toy where the server says so, whatever its name", async ({ page }) => {
+  const toy = page.getByText("This is the demo model, a toy.");
+  const card = async (model: object): Promise<void> => {
+    await page.route("**/v1/models", (route) => route.fulfill({ json: { object: "list", data: [model] } }));
+    await page.reload();
+    await page.getByLabel(/^Model card: (ward|demo)/).click();
+    await expect(page.getByRole("heading", { name: "Intended use" })).toBeVisible();
+  };
+  await page.getByLabel(/^Model card/).click();
+  await expect(toy).toBeVisible();
+  await card({ id: "ward", object: "model", demo: true });
+  await expect(toy).toBeVisible();
+  await card({ id: "ward", object: "model", capabilities: { vision: true, demo: true } });
+  await expect(toy).toBeVisible();
+  await card({ id: "demographics", object: "model", capabilities: { vision: true } });
+  await expect(toy).toHaveCount(0);
+});
+
 test("settings that the server would refuse are not kept", async ({ page }) => {
   const settings = page.getByRole("button", { name: "Settings" });
   const temperature = page.getByLabel(/^Temperature/);

@@ -37,7 +37,7 @@ export function Safety({ onServer, onClose }: { onServer: boolean; onClose: () =
 export function ModelCard({ app, onClose }: { app: App; onClose: () => void }): VNode {
   const model = app.models.find(({ id }) => id === app.model);
   const yes = (value: boolean | null): string => (value === null ? "not stated" : value ? "yes" : "no");
-  const known = new Set(["id", "object", "capabilities", ...(model?.context ? ["context_length", "max_model_len", "context"] : [])]);
+  const known = new Set(["id", "object", "capabilities", "demo", ...(model?.context ? ["context_length", "max_model_len", "context"] : [])]);
   // A server that doesn't know when its model was made says 0.
   const says = (name: string, value: unknown): boolean => ["string", "number", "boolean"].includes(typeof value) && !(name === "created" && value === 0);
   const more = Object.entries(model?.raw ?? {}).filter(([name, value]) => !known.has(name) && says(name, value));
@@ -61,7 +61,7 @@ export function ModelCard({ app, onClose }: { app: App; onClose: () => void }): 
         </dl>
       )}
       <div class="prose">
-        {/demo/.test(app.model) && (
+        {model?.demo === true && (
           <p>
             <strong>This is the demo model, a toy.</strong> It was trained on synthetic pictures and made-up records, knows
             no medicine, and nothing it says is for a patient.
