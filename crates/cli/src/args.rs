@@ -183,7 +183,7 @@ pub(crate) struct Sample {
     #[arg(long, value_name = "N", value_parser = at_least_1)]
     pub(crate) max_tokens: Option<usize>,
     /// 0: the same answer every time; 1, with the other defaults: drawn as the checkpoints' authors publish it
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Draw from the K most likely tokens (0: all)
     #[arg(long, value_name = "K", default_value_t = 64)]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 fn others_are_not_let_in_without_a_key() {
     let home = tempfile::tempdir().unwrap();
     let output = run(home.path(), &["serve", "demo", "--host", "0.0.0.0", "--port", "0"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--keys"), "{}", stderr(&output));
     let keys = home.path().join("keys");
     std::fs::write(&keys, "short\n").unwrap();

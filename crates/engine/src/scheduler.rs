@@ -1,11 +1,11 @@
 //! Many sequences at once: continuous batching over a [`Runner`].
 //!
-//! Each step takes one token of every sequence that writes, and fills the rest of its budget with prompts. An owner's
-//! tasks begin, and their prompts are read, in the order they came; between owners, those who have fewest running come
-//! first, so that nobody waits for all that another has asked. When blocks run out, what was kept of finished sequences goes first;
-//! then the youngest sequence is put back into the queue and computed anew later: nothing of it is lost, for logits
-//! don't depend on how a prompt was cut or on what is computed beside it. A new prompt shares the blocks of its
-//! beginning with a sequence of the same owner that has computed it before.
+//! Each step takes one token of every sequence that writes, and fills the rest of its budget with prompts, which owners
+//! share. An owner's tasks begin in the order they came; between owners, those who have fewest running come first, so
+//! that nobody waits for all that another has asked. When blocks run out, what was kept of finished sequences goes first;
+//! then a sequence is put back into the queue and computed anew later, the youngest of the owner who has most: nothing of
+//! it is lost, for logits don't depend on how a prompt was cut or on what is computed beside it. A new prompt shares the
+//! blocks of its beginning with a sequence of the same owner that has computed it before.
 
 mod job;
 mod plan;
@@ -32,6 +32,8 @@ const SPARE: usize = 2 * BLOCK;
 pub struct SchedulerConfig {
     /// Most sequences that are computed together.
     pub running: usize,
+    /// Of these, most of one owner: the others' tasks needn't wait until one of its has ended.
+    pub of_one: usize,
     /// Tokens in one step.
     pub step_tokens: usize,
     /// Of these, tokens of prompts where sequences write beside them: each of their tokens waits for the step. An image
@@ -275,9 +277,11 @@ impl<B: Backend> Scheduler<B> {
         }
     }
 
-    /// Puts the youngest sequence back to the front of the queue.
+    /// Puts a sequence back to the front of the queue: the youngest of the owner who has most.
     fn preempt(&mut self) {
-        let Some(mut job) = self.running.pop() else { return };
+        let most = self.running.iter().map(|job| self.running_of(job.owner)).max();
+        let Some(at) = self.running.iter().rposition(|job| Some(self.running_of(job.owner)) == most) else { return };
+        let mut job = self.running.remove(at);
         job.put_back(&mut self.runner);
         self.waiting.push_front(job);
         self.preempted += 1;
@@ -367,20 +371,22 @@ impl<B: Backend> Scheduler<B> {
         }
     }
 
-    /// Which of the waiting tasks may begin, the best first: one that was put back, or each owner's oldest, those of
+    /// Which of the waiting tasks may begin, the best first: each owner's oldest, or what was put back of theirs; those of
     /// owners who have fewest running before the others.
     fn next_tasks(&self) -> Vec<usize> {
-        if self.waiting.front().is_some_and(Job::has_begun) {
-            return vec![0];
-        }
         let mut owners: Vec<(usize, u64)> = Vec::new();
         for (at, job) in self.waiting.iter().enumerate() {
             if owners.iter().all(|(_, owner)| *owner != job.owner) {
                 owners.push((at, job.owner));
             }
         }
-        owners.sort_by_key(|(_, owner)| self.running.iter().filter(|job| job.owner == *owner).count());
+        owners.retain(|(_, owner)| self.running_of(*owner) < self.config.of_one);
+        owners.sort_by_key(|(_, owner)| self.running_of(*owner));
         owners.into_iter().map(|(at, _)| at).collect()
+    }
+
+    fn running_of(&self, owner: u64) -> usize {
+        self.running.iter().filter(|job| job.owner == owner).count()
     }
 
     /// Whether there are blocks for a sequence's tokens and [`SPARE`] more, beside the same for those that run; frees

@@ -171,7 +171,7 @@ fn a_thousand_random_steps_with_rounded_operands_leak_no_block() {
 
 /// What so many tasks write together, in their order: prompts of several lengths, answers of `tokens` each.
 fn together<B: Backend>(runner: Runner<B>, count: usize, tokens: usize) -> Vec<Vec<(u32, f32)>> {
-    let config = SchedulerConfig { running: count, step_tokens: 64, prompt_tokens_beside: 64, kept: 1 };
+    let config = SchedulerConfig { running: count, of_one: count, step_tokens: 64, prompt_tokens_beside: 64, kept: 1 };
     let mut scheduler = Scheduler::new(runner, config).unwrap();
     let tickets: Vec<_> = (0..count).map(|seed| scheduler.submit(task(prompt(seed), tokens)).unwrap()).collect();
     let mut written = Written::new();

@@ -3,7 +3,7 @@
 mod schedule;
 
 use medgemma_engine::scheduler::{Task, Ticket, Update};
-use medgemma_engine::{Finish, Runner, Scheduler, Sequence};
+use medgemma_engine::{Finish, Runner, Scheduler, SchedulerConfig, Sequence};
 use medgemma_gemma::sampler::Sampling;
 use medgemma_kernels::{CpuBackend, Split};
 use schedule::{CONFIG, Written, alone, copy, image, nothing_leaked, random_steps, runner_on, task, text};
@@ -137,6 +137,57 @@ fn nobody_waits_for_all_that_another_asked() {
     assert_eq!((before(&begun), wrote.len()), (0, 21), "eight had begun before it came");
     assert!(before(&wrote) < 6, "{wrote:?}");
     nothing_leaked(&mut scheduler);
+}
+
+#[test]
+fn prompts_of_who_writes_are_read_beside_those_of_who_only_asks() {
+    let mut scheduler = scheduler(512, 8);
+    let of = |owner, seed, len, most| Task { owner, ..task(text(seed, len), most) };
+    scheduler.submit(of(2, 1, 8, 400)).unwrap();
+    scheduler.step();
+    for seed in 0..3 {
+        scheduler.submit(of(1, 10 + seed, 400, 1)).unwrap();
+    }
+    let one = scheduler.submit(of(2, 99, 40, 1)).unwrap();
+    let mut steps = 0;
+    while !scheduler.step().iter().any(|(ticket, update)| *ticket == one && matches!(update, Update::Token(_))) {
+        steps += 1;
+        scheduler.submit(of(1, 100 + steps, 400, 1)).unwrap();
+        assert!(steps < 15, "half of eight tokens a step are its");
+    }
+}
+
+#[test]
+fn who_fills_the_cache_is_put_back_for_others() {
+    let mut scheduler = scheduler(288, 2);
+    let of = |owner, seed, most| Task { owner, ..task(text(seed, 40), most) };
+    for seed in 0..8 {
+        scheduler.submit(of(1, seed, 200)).unwrap();
+    }
+    while scheduler.occupancy().preempted == 0 {
+        scheduler.step();
+    }
+    let other = scheduler.submit(of(2, 99, 60)).unwrap();
+    let mut ended = Vec::new();
+    while !ended.contains(&other) {
+        let updates = scheduler.step().into_iter();
+        ended.extend(updates.filter(|(_, update)| matches!(update, Update::Ended { .. })).map(|(ticket, _)| ticket));
+    }
+    assert!(ended.len() <= 4, "{} of eight had ended", ended.len() - 1);
+}
+
+#[test]
+fn an_owner_leaves_room_for_another() {
+    let config = SchedulerConfig { of_one: 7, ..CONFIG };
+    let mut scheduler = Scheduler::new(runner(512, 8), config).unwrap();
+    for seed in 0..20 {
+        scheduler.submit(Task { owner: 1, ..task(text(seed, 8), 200) }).unwrap();
+    }
+    (0..10).for_each(|_| drop(scheduler.step()));
+    assert_eq!(scheduler.occupancy().running, 7);
+    let other = scheduler.submit(Task { owner: 2, ..task(text(99, 8), 1) }).unwrap();
+    let updates: Vec<_> = (0..3).flat_map(|_| scheduler.step()).collect();
+    assert!(updates.iter().any(|(ticket, update)| *ticket == other && matches!(update, Update::Token(_))));
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn alone<B: Backend>(runner: &mut Runner<B>, name: &str, goldens: &str) -> Said 
 
 /// The same cases together, twice: the second time their prompts are known.
 fn together<B: Backend>(runner: Runner<B>, name: &str, goldens: &str) -> Said {
-    let config = SchedulerConfig { running: 4, step_tokens: 32, prompt_tokens_beside: 8, kept: 4 };
+    let config = SchedulerConfig { running: 4, of_one: 4, step_tokens: 32, prompt_tokens_beside: 8, kept: 4 };
     let mut scheduler = Scheduler::new(runner, config).unwrap();
     let mut said = Vec::new();
     for _ in 0..2 {

@@ -2,7 +2,9 @@
 //! hold.
 
 use crate::failure::Failure;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
 use std::collections::HashMap;
 use std::io;
@@ -23,6 +25,8 @@ const VALUES: usize = 1 << 19;
 /// What a value, and an object, takes in memory beside its text, in bytes: lists of small ones take many times their text.
 const VALUE: usize = 80;
 const OBJECT: usize = 400;
+/// Bytes that are handed over at once.
+const PIECE: usize = 1 << 16;
 
 /// Room for what all requests hold of their bodies.
 #[derive(Clone)]
@@ -131,13 +135,33 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
+    /// An answer as it is, but that it breaks off where it isn't read in time. It takes what share there is room for; small
+    /// ones and streams, which watch over themselves, stay as they are.
+    pub(crate) async fn in_time(response: Response, share: Share, time: Duration) -> Response {
+        let length = response.body().size_hint().exact().filter(|length| *length > PIECE as u64);
+        let Some(length) = length.and_then(|length| usize::try_from(length).ok()) else { return response };
+        let (head, body) = response.into_parts();
+        let Ok(bytes) = to_bytes(body, length).await else {
+            return Failure::engine("the answer is lost").into_response();
+        };
+        let mut share = share;
+        let _ = share.take(length);
+        let mut response = Response::from_parts(head, Body::from_stream(Self::new(bytes, share, time)));
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        response
+    }
+
+    fn new(bytes: Bytes, share: Share, time: Duration) -> Self {
+        Self { bytes, until: Instant::now() + time, _share: share }
+    }
+
     /// The body of an answer, which takes its share for as long as it is sent; it breaks off where it isn't read in time.
     ///
     /// # Errors
     /// 429 when there is no room for it.
     pub(crate) fn body(bytes: Vec<u8>, mut share: Share, time: Duration) -> Result<Body, Failure> {
         share.take(bytes.len())?;
-        Ok(Body::from_stream(Self { bytes: bytes.into(), until: Instant::now() + time, _share: share }))
+        Ok(Body::from_stream(Self::new(bytes.into(), share, time)))
     }
 }
 
@@ -146,7 +170,7 @@ impl Stream for Sending {
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // In pieces: whoever sends takes one at a time, and asks for the next when the client has read.
-        let piece = self.bytes.len().min(1 << 16);
+        let piece = self.bytes.len().min(PIECE);
         Poll::Ready((piece > 0).then(|| match Instant::now() > self.until {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(self.bytes.split_to(piece)),
@@ -212,6 +236,15 @@ mod tests {
             async |time| axum::body::to_bytes(Sending::body(vec![7; 400], room.share(3), time).unwrap(), 1000).await;
         assert_eq!(sent(Duration::from_secs(60)).await.unwrap().len(), 400);
         assert!(sent(Duration::ZERO).await.is_err(), "it isn't read in time");
+        let plain = async |bytes: usize, time| {
+            let response = Sending::in_time(Response::new(body(bytes)), room.share(3), time).await;
+            let length = response.headers().get(header::CONTENT_LENGTH).cloned();
+            axum::body::to_bytes(response.into_body(), usize::MAX).await.map(|bytes| (bytes.len(), length))
+        };
+        let large = PIECE + 1;
+        assert_eq!(plain(large, Duration::from_secs(60)).await.unwrap(), (large, Some(HeaderValue::from(large))));
+        assert!(plain(large, Duration::ZERO).await.is_err());
+        assert_eq!(plain(PIECE, Duration::ZERO).await.unwrap(), (PIECE, None), "it fits what is sent at once");
         drop(other);
         let taken = room.taken();
         assert_eq!((taken.all, taken.of.len()), (0, 0));

@@ -28,6 +28,8 @@ pub struct Config {
     pub model: String,
     /// Whether the model was trained to think before it answers; `None` when that isn't known.
     pub thinks: Option<bool>,
+    /// Whether it is the embedded demo model, a toy: the workbench says so.
+    pub demo: bool,
     /// Requests that are computed or wait, at most: others are told to come back later.
     pub in_flight: usize,
     /// Bytes of a request's body.
@@ -67,6 +69,7 @@ impl Config {
             sessions: None,
             model: model.into(),
             thinks: None,
+            demo: false,
             in_flight: 80,
             body: 64 << 20,
             pixels: 64_000_000,

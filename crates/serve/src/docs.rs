@@ -14,7 +14,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;mar
 h2{border-bottom:1px solid #8886;margin-top:2.5rem}code,pre{font:14px/1.45 ui-monospace,monospace}\
 pre{background:#8881;padding:.7rem;overflow:auto;border-radius:6px}details{border:1px solid #8886;border-radius:6px;margin:.6rem 0;padding:.4rem .8rem}\
 summary{cursor:pointer}summary code{font-weight:600}dl{margin:.3rem 0 .3rem 1rem}dt{margin-top:.35rem}dd{margin:0 0 0 1.2rem}\
-b.needed{color:#a40000}.kind{color:#555}nav a{margin-right:1rem}\
+b.needed{color:#a40000}.kind{color:#555}nav{display:flex;flex-wrap:wrap;gap:0 1rem}\
 @media(prefers-color-scheme:dark){body{color:#e6e8eb;background:#15181c}a{color:#8ab4f8}.kind{color:#aaa}b.needed{color:#ff8a80}}";
 
 /// `GET /openapi.json`

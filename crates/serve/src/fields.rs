@@ -85,6 +85,7 @@ impl Fields {
         let Some(number) = self.integer(name)? else { return Ok(None) };
         match usize::try_from(number) {
             Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ if most == usize::MAX => Err(self.wrong(name, format!("it must be at least {least}"))),
             _ => Err(self.wrong(name, format!("it must be from {least} to {most}"))),
         }
     }

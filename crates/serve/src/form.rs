@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 /// Bytes of a schema or grammar, at most.
 const LONGEST: usize = 256 << 10;
+const EMPTY: &str = "it must not be empty";
 /// Most choices.
 const CHOICES: usize = 1000;
 /// Words of JSON Schema that a refusal may name: it must not repeat what else a schema says.
@@ -113,6 +114,10 @@ fn described(name: &'static str, format: &Fields, within: Option<&str>) -> Resul
     let inner = within.map(|name| format.object(name)).transpose()?;
     let asked = inner.as_ref().unwrap_or(format);
     let wanted = asked.get("schema").map(|wanted| of_schema(asked, "schema", wanted)).transpose()?;
+    // A name and a description are for people, and a form is always held to strictly.
+    for field in ["name", "description", "strict"] {
+        asked.get(field);
+    }
     let grammar = match format.text("type")? {
         None | Some("text") => return Ok(None),
         Some("json_object") => schema(json!({"type": "object"})),
@@ -151,7 +156,11 @@ fn guided(fields: &Fields, [json, regex, grammar, choice]: Names) -> Result<Opti
     let lark = text(fields, grammar.0)?.map(|grammar| TopLevelGrammar::from_lark(grammar.to_owned()));
     let choices = fields.texts(choice.0, CHOICES)?;
     let quoted: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
-    let choices = (!quoted.is_empty()).then(|| TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))));
+    let choices = match (fields.get(choice.0), quoted.is_empty()) {
+        (None, _) => None,
+        (Some(_), true) => return Err(fields.wrong(choice.0, EMPTY)),
+        (Some(_), false) => Some(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))),
+    };
     one([
         schema.map(|schema| Form::new(json.1, schema)),
         text(fields, regex.0)?.map(|written| Form::new(regex.1, TopLevelGrammar::from_regex(written))),
@@ -163,7 +172,8 @@ fn guided(fields: &Fields, [json, regex, grammar, choice]: Names) -> Result<Opti
 fn text<'a>(fields: &'a Fields, name: &str) -> Result<Option<&'a str>, Failure> {
     match fields.text(name)? {
         Some(text) if text.len() > LONGEST => Err(fields.wrong(name, format!("longer than {LONGEST} bytes"))),
-        text => Ok(text.filter(|text| !text.is_empty())),
+        Some("") => Err(fields.wrong(name, EMPTY)),
+        text => Ok(text),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who is let in, before anything of a request is read.
 
 use crate::audit::Entry;
-use crate::body::Share;
+use crate::body::{Sending, Share};
 use crate::cors;
 use crate::failure::Failure;
 use crate::keys::Holder;
@@ -38,9 +38,10 @@ pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Reques
     }
     let mut response = match admit(&shared, &request).and_then(|holder| enter(&shared, &request, &route, holder)) {
         Ok(owner) => {
-            let entry = owner.entry.clone();
+            let (entry, id) = (owner.entry.clone(), owner.id);
             request.extensions_mut().insert(owner);
-            let response = next.run(request).await;
+            let time = shared.config.time + shared.config.reading;
+            let response = Sending::in_time(next.run(request).await, shared.room.share(id), time).await;
             if let Some(entry) = entry {
                 entry.status(response.status().as_u16());
             }

@@ -29,7 +29,7 @@ impl<'a> Decoder<'a> {
     /// When it can't be read, or there are too many or too large ones.
     pub(crate) fn base64(&mut self, field: &str, data: &str) -> Result<(), Failure> {
         if self.images.len() == self.config.images {
-            return Err(Failure::field(field, format!("more than {} pictures", self.config.images)));
+            return Err(Failure::field(field, format!("a request may have {} pictures at most", self.config.images)));
         }
         let bytes = STANDARD.decode(data.trim()).map_err(|_| Failure::field(field, "it isn't base64"))?;
         let limits = Limits { pixels: self.config.pixels.min(self.left), ..Limits::default() };
@@ -50,7 +50,7 @@ impl<'a> Decoder<'a> {
     fn url(&mut self, field: &str, url: &str) -> Result<(), Failure> {
         let data = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).map(|_| &url[5..]);
         let Some(data) = data else {
-            let problem = "pictures aren't fetched here: give a data URL (data:image/png;base64,…)";
+            let problem = "pictures aren't fetched here: send the picture itself (in a data URL, data:image/png;base64,…, or as a base64 source where the API has these)";
             return Err(Failure::field(field, problem));
         };
         let (_, data) = data

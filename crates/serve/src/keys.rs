@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub(crate) struct Holder {
 
 /// Shortest key: fewer characters can be guessed.
 const SHORTEST: usize = 16;
+/// The part of what there is that is left to other holders.
+const OTHERS: usize = 8;
 /// Longest name, in bytes.
 const LONGEST_NAME: usize = 100;
 
@@ -44,7 +47,7 @@ impl Keys {
         Self::parse(&text).map_err(wrong)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut keys = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let (line, number) = (line.trim(), at + 1);
@@ -69,8 +72,16 @@ impl Keys {
     }
 
     /// The holders' ids.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().map(|known| id(&known.digest))
+    pub(crate) fn ids(&self) -> HashSet<u64> {
+        self.0.iter().map(|known| id(&known.digest)).collect()
+    }
+
+    /// The most that one holder may have of so many places, where there are several: an eighth is left to others.
+    pub fn share(&self, of: usize) -> usize {
+        match self.ids().len() {
+            0 | 1 => of,
+            _ => of.saturating_sub((of / OTHERS).max(1)).max(1),
+        }
     }
 
     /// The line of a key that has no name.

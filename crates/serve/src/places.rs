@@ -1,15 +1,15 @@
-//! Places of requests: so many may be in flight, and so many may be prepared at once. Where several keys let in, none of
-//! them has all of the places: who asks a little gets in beside who asks for as much as there is.
+//! Places of requests: so many may be in flight, and so many may be prepared at once. Where several keys let in, those who
+//! have places already leave an eighth of them to others: who asks a little gets in beside who asks for as much as there
+//! is.
 
 use crate::failure::Failure;
+use crate::keys::Keys;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Requests that may be prepared at once: each may hold many pictures.
 const PREPARING: usize = 2;
-/// The share of the places that is left to others.
-const OTHERS: usize = 8;
 
 /// A place: free again when the last copy is dropped.
 #[derive(Clone)]
@@ -21,7 +21,10 @@ pub(crate) struct Place {
 /// All of them.
 pub(crate) struct Places {
     in_flight: usize,
+    /// Most of one owner.
     most: usize,
+    /// Held while places are counted and taken.
+    taking: Mutex<()>,
     all: Free,
     /// What each owner may have of them.
     own: HashMap<u64, Free>,
@@ -39,15 +42,13 @@ impl Free {
 }
 
 impl Places {
-    /// So many, for these owners.
-    pub(crate) fn new(in_flight: usize, owners: impl Iterator<Item = u64>) -> Self {
-        let mut own: HashMap<u64, Free> = owners.map(|owner| (owner, Free::new(0, 0))).collect();
-        let (most, preparing) = match own.len() {
-            0 | 1 => (in_flight, PREPARING),
-            _ => (in_flight.saturating_sub((in_flight / OTHERS).max(1)).max(1), PREPARING - 1),
-        };
-        own.values_mut().for_each(|free| *free = Free::new(most, preparing));
-        Self { in_flight, most, all: Free::new(in_flight, PREPARING), own }
+    /// So many, for those who have `keys`, or anybody.
+    pub(crate) fn new(in_flight: usize, keys: Option<&Keys>) -> Self {
+        let owners = keys.map(Keys::ids).unwrap_or_default();
+        let most = keys.map_or(in_flight, |keys| keys.share(in_flight));
+        let preparing = if owners.len() > 1 { PREPARING - 1 } else { PREPARING };
+        let own = owners.into_iter().map(|owner| (owner, Free::new(most, preparing))).collect();
+        Self { in_flight, most, taking: Mutex::new(()), all: Free::new(in_flight, PREPARING), own }
     }
 
     /// The most that an owner, and so a request, can have in flight.
@@ -69,7 +70,14 @@ impl Places {
             return Err(Failure::bad(format!("a request can have {} answers at most", self.most)));
         }
         let take = |free: &Free| Arc::clone(&free.in_flight).try_acquire_many_owned(answers as u32);
-        let own = self.own.get(&owner).map(take).transpose();
+        let own = self.own.get(&owner);
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.all.in_flight.available_permits();
+        let has_some = own.is_some_and(|own| own.in_flight.available_permits() < self.most);
+        if has_some && free < answers + (self.in_flight - self.most) {
+            return Err(Failure::busy());
+        }
+        let own = own.map(take).transpose();
         let permits = own.and_then(|own| Ok((take(&self.all)?, own))).map_err(|_| Failure::busy())?;
         Ok(Place { _permits: Arc::new(permits) })
     }
@@ -95,34 +103,52 @@ mod tests {
     use std::time::Duration;
     use tokio::time::timeout;
 
+    /// So many keys, one of them twice, and their ids.
+    fn keys(count: usize) -> (Keys, Vec<u64>) {
+        let text: String = (0..count).chain([0]).map(|at| format!("the key of ward {at}\n")).collect();
+        let keys = Keys::parse(&text).unwrap();
+        let ids = (0..count).map(|at| keys.holder(&format!("the key of ward {at}")).unwrap().id);
+        let ids = ids.collect();
+        (keys, ids)
+    }
+
     #[test]
     fn one_of_several_owners_leaves_places_to_the_others() {
-        let places = Places::new(16, [1, 2, 1].into_iter());
-        assert_eq!(places.in_flight(1, 15).err().unwrap().status, 400);
-        let one = places.in_flight(1, 14).unwrap();
-        assert_eq!(places.in_flight(1, 1).err().unwrap().status, 429);
-        let two = [places.in_flight(2, 1).unwrap(), places.in_flight(2, 1).unwrap()];
-        assert_eq!(places.in_flight(2, 1).err().unwrap().status, 429);
+        let (keys, ids) = keys(3);
+        let places = Places::new(16, Some(&keys));
+        assert_eq!(places.in_flight(ids[0], 15).err().unwrap().status, 400);
+        let one = places.in_flight(ids[0], 14).unwrap();
+        let two = places.in_flight(ids[1], 1).unwrap();
+        for id in &ids[..2] {
+            assert_eq!(places.in_flight(*id, 1).err().unwrap().status, 429, "it has some");
+        }
+        let three = places.in_flight(ids[2], 1).unwrap();
         assert_eq!(places.taken(), 16);
-        let again = two[0].clone();
-        drop(two);
+        let again = three.clone();
+        drop((two, three));
         assert_eq!(places.taken(), 15);
+        drop(one);
+        let one = (0..13).map(|_| places.in_flight(ids[0], 1)).collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(places.in_flight(ids[0], 1).err().unwrap().status, 429, "two are left to others");
         drop((one, again));
         assert_eq!(places.taken(), 0);
-        assert!(Places::new(16, std::iter::once(1)).in_flight(1, 16).is_ok());
-        assert!(Places::new(16, std::iter::empty()).in_flight(0, 16).is_ok());
-        assert!(Places::new(1, [1, 2].into_iter()).in_flight(1, 1).is_ok());
+        for keys in [Some(self::keys(1).0), None] {
+            let places = Places::new(16, keys.as_ref());
+            assert!(places.in_flight(0, 15).is_ok_and(|_place| places.in_flight(0, 1).is_ok()));
+        }
+        assert!(Places::new(1, Some(&keys)).in_flight(ids[0], 1).is_ok());
     }
 
     #[tokio::test]
     async fn what_one_prepares_is_not_in_the_way_of_others() {
-        let places = Places::new(16, [1, 2].into_iter());
+        let (keys, ids) = keys(2);
+        let places = Places::new(16, Some(&keys));
         let soon = Duration::from_millis(20);
-        let one = places.preparing(1).await.unwrap();
-        assert!(timeout(soon, places.preparing(1)).await.is_err());
-        let other = timeout(soon, places.preparing(2)).await.unwrap().unwrap();
+        let one = places.preparing(ids[0]).await.unwrap();
+        assert!(timeout(soon, places.preparing(ids[0])).await.is_err());
+        let other = timeout(soon, places.preparing(ids[1])).await.unwrap().unwrap();
         drop((one, other));
-        let alone = Places::new(16, std::iter::empty());
+        let alone = Places::new(16, None);
         let _both = [alone.preparing(0).await.unwrap(), alone.preparing(0).await.unwrap()];
         assert!(timeout(soon, alone.preparing(0)).await.is_err());
     }

@@ -1,5 +1,6 @@
 //! Starting and ending a server, and its routes.
 
+use crate::api::now;
 use crate::assets;
 use crate::audit::{Audit, Log};
 use crate::body::Room;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) cut: watch::Sender<bool>,
     /// What fetches pictures, where any may be fetched.
     pub(crate) fetcher: Option<Arc<Fetcher>>,
+    /// When the server began, in seconds since 1970.
+    pub(crate) started: u64,
 }
 
 /// A loaded model.
@@ -98,7 +101,7 @@ impl Shared {
     /// the file can't be used.
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>, audit: Option<Audit>) -> Result<Self, Error> {
         Ok(Self {
-            places: Places::new(config.in_flight, config.keys.iter().flat_map(Keys::ids)),
+            places: Places::new(config.in_flight, config.keys.as_ref()),
             room: Room::new(config.body),
             cut: watch::Sender::new(false),
             fetcher: Fetcher::new(&config)?.map(Arc::new),
@@ -107,6 +110,7 @@ impl Shared {
             metrics,
             audit,
             ready: OnceLock::new(),
+            started: now(),
             draining: AtomicBool::new(false),
         })
     }

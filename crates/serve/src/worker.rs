@@ -79,15 +79,22 @@ pub(crate) fn run<B: Backend>(
             }
         }
         while let Ok(order) = orders.try_recv() {
+            let pictures = order.pictures.is_some();
             accept(&mut serving, order, &mut talks, metrics);
+            // They took long: those that are being answered come first now.
+            if pictures {
+                break;
+            }
         }
         end_the_left_and_late(&mut serving, &mut talks, metrics);
         let begun = Instant::now();
-        for (ticket, said) in serving.step() {
+        let told = serving.step();
+        metrics.step(begun.elapsed());
+        // Before anybody is told: who has all of an answer no longer runs.
+        metrics.occupancy(serving.occupancy());
+        for (ticket, said) in told {
             tell(ticket, said, &mut talks, metrics);
         }
-        metrics.step(begun.elapsed());
-        metrics.occupancy(serving.occupancy());
     }
 }
 

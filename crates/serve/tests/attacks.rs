@@ -69,7 +69,7 @@ fn pictures_that_claim_to_be_large_are_refused_by_their_header() {
     let part = json!({"type": "image_url", "image_url": {"url": url(&small)}});
     let many = json!({"messages": [{"role": "user", "content": [part, part, part]}]});
     let answer = server.post(CHAT, &many);
-    assert!(answer.status == 400 && answer.body.contains("more than 2"), "{}", answer.body);
+    assert!(answer.status == 400 && answer.body.contains("2 pictures at most"), "{}", answer.body);
     // Each may be as large as that, but not all of them.
     let server = Server::start(Config { pixels: 100, images: 32, ..config() });
     let of =

@@ -165,7 +165,9 @@ fn every_route_that_writes_takes_a_form() {
     assert!(text.len() == 4 && text.ends_with(" mm"), "{text}");
     let flat = json!({"format": {"type": "json_schema", "name": "finding", "schema": schema, "strict": true}});
     let body = json!({"input": "Is there a nodule?", "max_output_tokens": 300, "text": flat});
-    valid(&server.post("/v1/responses", &body).json()["output"][0]["content"][0]["text"]);
+    let answer = server.post("/v1/responses", &body);
+    assert!(!answer.head.contains("x-medgemma-ignored"), "{}", answer.head);
+    valid(&answer.json()["output"][0]["content"][0]["text"]);
     let messages = json!([{"role": "user", "content": "Is there a nodule?"}]);
     let wanted = json!({"type": "json_schema", "schema": schema});
     for (name, value) in [("output_config", json!({"format": wanted})), ("output_format", wanted.clone())] {
@@ -227,6 +229,9 @@ fn forms_that_cannot_be_followed_are_refused_by_name() {
     refused("guided_json", json!("{Smith"));
     refused("guided_regex", json!("(Smith"));
     refused("guided_grammar", json!("Smith"));
+    for (name, empty) in [("guided_choice", json!([])), ("guided_regex", json!("")), ("guided_grammar", json!(""))] {
+        assert!(refused(name, empty).contains("must not be empty"), "{name}");
+    }
     let mut twice = held("guided_regex", json!("a"));
     twice["response_format"] = json!({"type": "json_object"});
     assert_eq!(server.post(PATH, &twice).status, 400);

@@ -135,11 +135,19 @@ fn every_field_does_what_it_says() {
     assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], plain["usage"]["completion_tokens"]);
     let unknown = chat(json!({"a_new_field": 1, "user": "x"}));
     assert!(unknown.status == 200 && unknown.head.contains("x-medgemma-ignored: a_new_field\r\n"), "{}", unknown.head);
-    let looping = json!({"prompt": "a a a a a a a a a a a", "max_tokens": 2000, "ignore_eos": true, "temperature": 0});
+    // What would end the text is out of the question, or doesn't end it.
+    let mut looping = json!({"prompt": "a a a a a a a a a a a", "max_tokens": 1000, "temperature": 0});
+    looping["logit_bias"] = json!({"1": -100, "106": -100});
     let looped = server.post("/v1/completions", &looping).json();
     assert_eq!(
         (&looped["choices"][0]["finish_reason"], &looped["choices"][0]["finish_detail"]),
         (&json!("length"), &json!("loop"))
+    );
+    looping["ignore_eos"] = json!(true);
+    let whole = server.post("/v1/completions", &looping).json();
+    assert_eq!(
+        (&whole["usage"]["completion_tokens"], &whole["choices"][0]["finish_detail"]),
+        (&json!(1000), &json!(null))
     );
     let options = json!({"num_ctx": 4096, "num_predict": 2});
     let nested = server.post("/api/generate", &json!({"prompt": "a", "stream": false, "options": options}));
@@ -258,8 +266,10 @@ fn completions_are_scored_echoed_and_batched() {
     let lines = server.post("/api/generate", &json!({"prompt": "Hello!"})).body;
     let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("stop")));
-    assert_eq!(server.get("/api/tags").json()["models"][0]["name"], "demo");
-    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "demo");
+    let model = &server.get("/api/tags").json()["models"][0];
+    assert_eq!((model["name"].as_str(), model["digest"].as_str().map(str::len)), (Some("demo"), Some(64)));
+    let model = &server.get("/v1/models").json()["data"][0];
+    assert!(model["id"] == "demo" && model["created"].as_u64() > Some(1_700_000_000), "{model}");
     assert!(server.get("/").body.contains("<html"));
 }
 
@@ -305,12 +315,15 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         with("messages", json!("Smith")),
         with("messages", json!([{"role": "Smith", "content": "x"}])),
         with("messages", json!([{"role": "user", "content": [{"type": "Smith"}]}])),
+        with("messages", json!([{"role": "system", "content": "Smith"}])),
+        with("messages", json!([{"role": "user", "content": "x"}, {"role": "user", "content": "Smith"}])),
         with("messages", json!([{"role": "user", "content": "word ".repeat(15_000)}])),
         with("temperature", json!("Smith")),
         with("temperature", json!(-1)),
         with("top_p", json!(0)),
         with("n", json!(0)),
         with("n", json!(1_000_000)),
+        with("max_tokens", json!(0)),
         with("max_tokens", json!(-5)),
         with("max_tokens", json!(1.5)),
         with("seed", json!("Smith")),
@@ -333,7 +346,7 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         assert_eq!(answer.status, 400, "{}: {}", body.chars().take(80).collect::<String>(), answer.body);
         let error = &answer.json()["error"];
         assert!(error["message"].is_string() && error["type"] == "invalid_request_error");
-        assert!(!answer.body.contains("Smith"), "{}", answer.body);
+        assert!(!answer.body.contains("Smith") && !answer.body.contains("184467"), "{}", answer.body);
     }
     assert_eq!(server.post(path, &json!({"model": "gpt", "messages": []})).json()["error"]["code"], "model_not_found");
     assert_eq!(receive(server.send("POST", path, "", &vec![b' '; 200_000])).status, 413);
@@ -359,6 +372,9 @@ fn what_is_wrong_is_refused_without_being_repeated() {
         ("/api/chat", json!({"stream": "Smith"})),
     ] {
         assert_eq!(server.post(path, &body).status, 400, "{path} {body}");
+    }
+    for field in ["model", "name"] {
+        assert_eq!(server.post("/api/show", &json!({field: "other"})).status, 404, "{field}");
     }
     assert_eq!(server.post(path, &ask("Hello!")).status, 200, "and it still answers");
     server.wait_until_idle();

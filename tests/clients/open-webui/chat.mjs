@@ -18,6 +18,7 @@ const PICTURE = fileURLToPath(new URL("../../../demo-model/heldout/images/cxr-07
 function begin(program, args, env = {}) {
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
   child.said = "";
+  child.ended = new Promise((done) => child.on("exit", done).on("error", done)).then(() => (child.isOver = true));
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (more) => (child.said += more));
   begun.push(child);
   return child;
@@ -28,7 +29,7 @@ async function until(child, ready) {
   for (let tries = 0; tries < 600; tries += 1) {
     const found = await ready();
     if (found) return found;
-    assert.equal(child.exitCode, null, `it ended: ${child.said}`);
+    assert(!child.isOver, `it ended: ${child.said}`);
     await new Promise((done) => setTimeout(done, 200));
   }
   assert.fail(`it isn't ready after two minutes: ${child.said}`);
@@ -93,15 +94,14 @@ try {
   const pieces = frames.filter((frame) => frame.includes("output_text.delta"));
   assert(pieces.length > 2, `it came in ${pieces.length} pieces`);
   await page.locator("input[type=file]").first().setInputFiles(PICTURE);
+  await page.locator("#message-input-container img").first().waitFor();
   const seen = await ask(page, "Describe this image.");
   assert.match(seen, /FINDINGS:.*lung/s);
   if (process.argv[2]) await page.screenshot({ path: process.argv[2] });
   console.log(`answered: ${answer}\nof a picture: ${seen}`);
 } finally {
   await browser?.close();
-  for (const child of begun.filter(({ exitCode }) => exitCode === null)) {
-    child.kill();
-    await once(child, "exit");
-  }
+  for (const child of begun) child.kill();
+  await Promise.all(begun.map(({ ended }) => ended));
   await rm(data, { recursive: true, force: true });
 }

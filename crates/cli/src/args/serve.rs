@@ -1,9 +1,10 @@
 //! What can be typed after `serve`.
 
 use super::{Load, at_least_1};
-use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, value_parser};
 use medgemma_serve::{ImageHost, Origin};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -11,7 +12,7 @@ pub(crate) struct Serve {
     /// Hub id, folder, .gguf file or `demo`
     pub(crate) model: String,
     /// Address to listen on; other machines can reach any but 127.0.0.1, which needs --keys
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = address)]
     pub(crate) host: IpAddr,
     /// Port to listen on (0: any that is free)
     #[arg(long, value_name = "N", default_value_t = 8000)]
@@ -36,7 +37,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     pub(crate) sessions: Option<PathBuf>,
     /// The model's name in the API; else MODEL, or its file's name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Conversations of --context tokens that there is room for at once; shorter ones are more
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_1)]
@@ -44,7 +45,8 @@ pub(crate) struct Serve {
     /// Requests that are computed together, at most
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_1)]
     pub(crate) running: usize,
-    /// Requests that may wait beside them; others are told to come back later
+    /// Requests that may wait beside them; others are told to come back later. With several keys, of these and those that
+    /// are computed an eighth is left to others
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) queue: usize,
     /// Tokens of prompts read in a step while answers are being written: more reads prompts sooner, fewer writes
@@ -67,11 +69,18 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MP", default_value_t = 64)]
     pub(crate) max_pixels: u64,
     /// Seconds that a request may take, waiting included
-    #[arg(long, value_name = "S", default_value_t = 3600)]
+    #[arg(long, value_name = "S", default_value_t = 3600, value_parser = value_parser!(u64).range(1..))]
     pub(crate) time_limit: u64,
     /// Seconds that requests may go on when the server is told to end
     #[arg(long, value_name = "S", default_value_t = 30)]
     pub(crate) drain: u64,
     #[command(flatten)]
     pub(crate) load: Load,
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        _ => text.parse().map_err(|_| "it must be an IP address, such as 127.0.0.1, or localhost".into()),
+    }
 }

@@ -22,6 +22,7 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
     let name = name(args);
     let config = Config {
         thinks: Variant::named_in(&args.model).map(|variant| variant.thinks),
+        demo: args.model == "demo",
         address: SocketAddr::new(args.host, args.port),
         keys: args.keys.as_deref().map(Keys::read).transpose()?,
         tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| Tls { certificate, key }),
@@ -41,10 +42,12 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         ..Config::new(name)
     };
     let open = config.keys.is_none();
+    let clear = config.tls.is_none() && !args.host.is_loopback();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let serving = ServingOptions {
         conversations: args.conversations,
         running: args.running,
+        of_one: config.keys.as_ref().map_or(args.running, |keys| keys.share(args.running)),
         prompt_tokens_beside: args.prompt_tokens,
     };
     let (model, load) = (args.model.clone(), with_context(args)?);
@@ -59,6 +62,9 @@ pub(crate) fn run(args: &Serve, quiet: bool) -> Result<()> {
         _ if quiet => {}
         Started::Listening(address) => say_note(&format!("Listening on {scheme}://{address}; loading the model.")),
         Started::Ready if open => say_note("Ready. Everybody on this machine can ask; --keys asks for a key."),
+        Started::Ready if clear => {
+            say_note("Ready. Without --tls-cert, keys and content cross the network in the clear.")
+        }
         Started::Ready => say_note("Ready."),
         Started::Draining => say_note("Ending: running requests may finish. Ctrl-C ends at once."),
     };

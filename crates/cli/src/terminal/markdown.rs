@@ -320,7 +320,11 @@ fn classify(text: &str) -> Line {
         '>' => Line::Item("│ ".into(), if second == Some(' ') { 2 } else { 1 }),
         '-' | '*' | '+' if second == Some(' ') => Line::Item("• ".into(), 2),
         '-' | '*' | '_' | '+' if text.chars().all(|c| c == first) && text.len() <= 8 => Line::Undecided,
-        '`' if text.starts_with("```") => Line::Fence,
+        // What a fence is called holds no backtick: where one follows, the line is running text with code in it.
+        '`' if text.starts_with("```") => match text.trim_start_matches('`').contains('`') {
+            true => Line::Text,
+            false => Line::Fence,
+        },
         '`' if text.len() < 3 && text.chars().all(|c| c == '`') => Line::Undecided,
         '0'..='9' => {
             let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -373,6 +377,8 @@ mod tests {
         assert_eq!(render("> a bb ccc\n", 10, false), "│ a bb ccc\n");
         assert_eq!(render("> a bb cccc\n", 10, false), "│ a bb\n│ cccc\n");
         assert_eq!(render("```\n  x | y\n```\nz", 80, false), "    x | y\nz\n");
+        // The demo model writes its boxes so: no fence, whose name can't hold backticks.
+        assert_eq!(render("```json[{\"a\": 1}]```", 80, false), "json[{\"a\": 1}]\n");
         assert_eq!(render("a\n---\nb", 80, false), format!("a\n{}\nb\n", "─".repeat(40)));
         assert_eq!(render("2024 was\n3.5 mm\n-5 °C\n**Note:** x\n", 80, false), "2024 was\n3.5 mm\n-5 °C\nNote: x\n");
     }

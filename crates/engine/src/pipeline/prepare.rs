@@ -24,6 +24,7 @@ impl Assets {
             true => &with_thinking(&request.messages),
             false => &request.messages,
         };
+        check_turns(messages)?;
         let prompt = template.render(messages, &self.tokenizer, RenderOptions::default())?;
         // A damaged template may answer for the user: better no answer than one to another question.
         let question = messages.iter().rev().find(|m| m.role == Role::User);
@@ -55,6 +56,27 @@ impl Assets {
         };
         let layout = ImageLayout { tokens: ImageTokens::of(tokenizer)?, per_image: vision.tokens_per_image, crops };
         Ok(prompt.encode_with_images(tokenizer, layout)?)
+    }
+}
+
+/// Refuses conversations that the published template can't say, or would leave the system text out of.
+fn check_turns(messages: &[Message]) -> Result<(), Error> {
+    let turns = match messages.split_first() {
+        Some((first, rest)) if first.role == Role::System => rest,
+        _ => messages,
+    };
+    let problem = turns.iter().enumerate().find_map(|(at, message)| match (at % 2, message.role) {
+        (0, Role::User) | (1, Role::Assistant) => None,
+        (_, Role::System) => Some("a system text can only stand first, and once"),
+        (_, Role::Assistant) if at == 0 => Some("the user must speak first"),
+        (_, Role::User) => Some("two messages of the user follow each other: join them"),
+        (_, Role::Assistant) => Some("two messages of the assistant follow each other: join them"),
+    });
+    match problem.or(turns.is_empty().then_some("there is no message of the user")) {
+        None => Ok(()),
+        Some(problem) => {
+            Err(medgemma_gemma::Error::Messages { field: "messages".into(), problem: problem.into() }.into())
+        }
     }
 }
 

@@ -28,13 +28,15 @@ pub struct ServingOptions {
     pub conversations: usize,
     /// Most requests that are computed together; others wait.
     pub running: usize,
+    /// Of these, most of one owner.
+    pub of_one: usize,
     /// Tokens of prompts in a step, beside one token of each answer that is being written.
     pub prompt_tokens_beside: usize,
 }
 
 impl Default for ServingOptions {
     fn default() -> Self {
-        Self { conversations: 4, running: 16, prompt_tokens_beside: 128 }
+        Self { conversations: 4, running: 16, of_one: 16, prompt_tokens_beside: 128 }
     }
 }
 
@@ -353,6 +355,7 @@ impl<B: Backend> Serving<B> {
         let runner = Runner::new(model, sizes)?;
         let scheduling = SchedulerConfig {
             running,
+            of_one: options.of_one.max(1),
             step_tokens: sizes.chunk,
             prompt_tokens_beside: options.prompt_tokens_beside,
             kept: running,

@@ -100,11 +100,6 @@ impl<B: Backend> Job<B> {
         runner.release(&mut self.sequence);
     }
 
-    /// Whether it has run already.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun.is_some()
-    }
-
     /// Whether all its tokens are computed.
     pub(super) fn computed(&self) -> bool {
         self.sequence.computed() == self.sequence.tokens().len()

@@ -102,7 +102,7 @@ impl<B: Backend> Scheduler<B> {
                 soon = soon.max(promised(&other.sequence, job));
             }
         }
-        // An owner's prompts are computed oldest first: waiting for one that is under way costs nothing.
+        // An owner's prompts are computed oldest first: waiting for one that is under way costs little.
         if soon > best.0 {
             return Found::Soon;
         }

@@ -20,7 +20,7 @@ pub(crate) fn runner_on<B: Backend>(backend: B, context: usize, sequences: usize
 
 /// Few rows at once, so that tasks wait for each other.
 pub(crate) const CONFIG: SchedulerConfig =
-    SchedulerConfig { running: 8, step_tokens: 32, prompt_tokens_beside: 8, kept: 4 };
+    SchedulerConfig { running: 8, of_one: 8, step_tokens: 32, prompt_tokens_beside: 8, kept: 4 };
 
 struct Random(u64);
 

@@ -27,7 +27,7 @@ struct Asked {
 }
 
 fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
-    check_model(shared, fields)?;
+    check_model(shared, fields, "model")?;
     fields.refuse("functions", "it isn't supported: offer functions in tools")?;
     fields.refuse("function_call", "it isn't supported: use tool_choice")?;
     let (form, tools) = (Form::of(fields)?, Tools::chat(fields)?);

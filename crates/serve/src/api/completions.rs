@@ -51,7 +51,7 @@ fn prompts(fields: &Fields, most: usize) -> Result<Vec<Prompt>, Failure> {
 /// `POST /v1/completions`
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, owner) = read(&shared, request).await?;
-    check_model(&shared, &fields)?;
+    check_model(&shared, &fields, "model")?;
     refuse_tools(&fields)?;
     let frontend = shared.ready()?.frontend.clone();
     let prompts = prompts(&fields, shared.places.most())?;

@@ -56,7 +56,7 @@ struct Asked {
 }
 
 fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
-    check_model(shared, fields)?;
+    check_model(shared, fields, "model")?;
     fields.refuse("mcp_servers", "it isn't supported: nothing is fetched")?;
     let sampling = sampling(fields, &shared.ready()?.frontend)?;
     let (form, tools) = (Form::anthropic(fields)?, Tools::anthropic(fields)?);

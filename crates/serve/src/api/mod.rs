@@ -57,13 +57,13 @@ async fn read(shared: &Shared, request: Request) -> Result<(Fields, Owner), Fail
     Ok((fields?, owner))
 }
 
-/// Refuses a request for another model.
-fn check_model(shared: &Shared, fields: &Fields) -> Result<(), Failure> {
+/// Refuses a request that names another model in a field.
+fn check_model(shared: &Shared, fields: &Fields, field: &str) -> Result<(), Failure> {
     let name = &shared.config.model;
-    match fields.text("model")? {
+    match fields.text(field)? {
         Some(asked) if asked != name && asked.strip_suffix(":latest") != Some(name) => {
             let message = format!("this server has no such model; it has {name}");
-            Err(Failure { param: Some("model".into()), ..Failure::not_found(message) }.code("model_not_found"))
+            Err(Failure { param: Some(field.into()), ..Failure::not_found(message) }.code("model_not_found"))
         }
         _ => Ok(()),
     }
@@ -224,7 +224,7 @@ fn id(prefix: &str) -> String {
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

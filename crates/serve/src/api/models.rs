@@ -14,8 +14,8 @@ fn about(shared: &Shared) -> Result<Value, Failure> {
     let (context, chats, sees) = (frontend.context(), frontend.can_chat(), frontend.can_see());
     let thinks = if chats { shared.config.thinks } else { Some(false) };
     Ok(json!({
-        "id": shared.config.model, "object": "model", "created": 0, "owned_by": "medgemma",
-        "max_model_len": context, "context_length": context,
+        "id": shared.config.model, "object": "model", "created": shared.started, "owned_by": "medgemma",
+        "demo": shared.config.demo, "max_model_len": context, "context_length": context,
         "max_completion_tokens": shared.config.max_tokens.min(context), "device": frontend.device(),
         "input_modalities": if sees { vec!["text", "image"] } else { vec!["text"] }, "output_modalities": ["text"],
         "capabilities": {

@@ -77,7 +77,7 @@ fn loaded(shared: &Shared, fields: &Fields, chat: bool) -> Result<Option<Respons
 }
 
 async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -> Result<Response, Failure> {
-    check_model(shared, &fields)?;
+    check_model(shared, &fields, "model")?;
     fields.refuse("suffix", "it isn't supported")?;
     fields.refuse("template", "a request can't bring a template")?;
     let (form, tools) = (Form::ollama(&fields)?, if chat { Tools::ollama(&fields)? } else { None });

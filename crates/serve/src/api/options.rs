@@ -114,6 +114,8 @@ impl Writing {
             sampling: Some(sampling(fields, frontend)?),
             stop: stops(fields, "stop")?,
             ignore_eos,
+            // Who asks for so many tokens whatever they are gets them.
+            detect_loops: !ignore_eos,
             ..Options::default()
         };
         let penalties = penalties(fields, "repetition_penalty", frontend)?;

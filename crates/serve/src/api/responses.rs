@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// `POST /v1/responses`
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, owner) = read(&shared, request).await?;
-    check_model(&shared, &fields)?;
+    check_model(&shared, &fields, "model")?;
     for name in ["previous_response_id", "conversation", "background", "prompt"] {
         fields.refuse(name, "nothing is stored: send the whole conversation in input")?;
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// `POST /tokenize`: of a `prompt`, with bos unless `add_special_tokens` is false, or of `messages`.
 pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, mut owner) = read(&shared, request).await?;
-    check_model(&shared, &fields)?;
+    check_model(&shared, &fields, "model")?;
     let ask = match fields.get("messages") {
         None => None,
         Some(messages) => {
@@ -50,7 +50,7 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
 /// `POST /detokenize`: of `tokens`.
 pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Failure> {
     let (fields, mut owner) = read(&shared, request).await?;
-    check_model(&shared, &fields)?;
+    check_model(&shared, &fields, "model")?;
     let text = move |frontend: &Frontend, _: &Shared| {
         let tokenizer = frontend.tokenizer();
         let id = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|id| tokenizer.token(*id).is_some());

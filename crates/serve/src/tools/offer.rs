@@ -144,7 +144,7 @@ fn offered(fields: &Fields, mut list: Vec<Tool>, choice: Choice) -> Result<Optio
         }
     };
     match (list.is_empty(), must) {
-        (true, true) => Err(fields.wrong("tool_choice", "there is no such function in tools")),
+        (true, true) => Err(fields.wrong("tool_choice", "tools has no function that it could be")),
         (true, false) => Ok(None),
         (false, must) => Ok(Some(Tools { list, must })),
     }

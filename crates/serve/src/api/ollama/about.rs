@@ -2,6 +2,7 @@
 
 use super::refusal;
 use crate::api::{check_model, embeddings, read, respond};
+use crate::audit::digest;
 use crate::failure::{Failure, answer};
 use crate::server::Shared;
 use axum::extract::{Request, State};
@@ -12,11 +13,16 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The only model. What Ollama says of a file (its size, its digest) isn't known here.
+/// The version of Ollama whose API this is. Some clients ask for one that is new enough.
+const OLLAMA: &str = "0.11.0";
+
+/// The only model. What Ollama says of a file isn't known here: the size is 0, and the digest is that of the name, as
+/// clients cut it to its first letters.
 fn about(shared: &Shared, frontend: &Frontend) -> Value {
     let name = &shared.config.model;
+    let digest: String = digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     json!({
-        "name": name, "model": name, "size": 0, "digest": "", "details": details(), "capabilities": capabilities(shared, frontend),
+        "name": name, "model": name, "size": 0, "digest": digest, "details": details(), "capabilities": capabilities(shared, frontend),
     })
 }
 
@@ -70,7 +76,9 @@ pub(crate) async fn show(State(shared): State<Arc<Shared>>, request: Request) ->
 
 async fn shown(shared: &Shared, request: Request) -> Result<Response, Failure> {
     let (fields, _) = read(shared, request).await?;
-    check_model(shared, &fields)?;
+    check_model(shared, &fields, "model")?;
+    // Its older word.
+    check_model(shared, &fields, "name")?;
     fields.get("verbose");
     let frontend = &shared.ready()?.frontend;
     let text = &frontend.config().text;
@@ -96,7 +104,7 @@ pub(crate) async fn embed() -> Response {
 
 /// `GET /api/version`
 pub(crate) async fn version() -> Response {
-    answer(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
+    answer(StatusCode::OK, &json!({"version": OLLAMA, "medgemma": env!("CARGO_PKG_VERSION")}))
 }
 
 /// The time, as RFC 3339 writes it. The date is Howard Hinnant's civil_from_days.
