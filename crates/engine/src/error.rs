@@ -45,10 +45,8 @@ pub enum Error {
         difference: String,
     },
     /// A token id the model doesn't have.
-    #[error("token id {id} isn't in the vocabulary of {vocab}")]
+    #[error("a token id isn't in the vocabulary of {vocab}")]
     TokenId {
-        /// The id.
-        id: u32,
         /// Rows of the embedding table.
         vocab: usize,
     },

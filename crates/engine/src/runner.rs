@@ -139,8 +139,8 @@ impl<B: Backend> Runner<B> {
         let outside = |(at, id): &(usize, &u32)| {
             **id as usize >= vocab && !images.iter().any(|image| image.positions.contains(at))
         };
-        if let Some((_, id)) = tokens.iter().enumerate().find(outside) {
-            return Err(Error::TokenId { id: *id, vocab });
+        if tokens.iter().enumerate().any(|token| outside(&token)) {
+            return Err(Error::TokenId { vocab });
         }
         let per_image = self.model.config().vision.as_ref().map_or(0, |v| v.tokens_per_image);
         let mut free = 0;

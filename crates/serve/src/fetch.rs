@@ -9,6 +9,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::image;
 use crate::server::Shared;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -136,7 +137,11 @@ impl Fetcher {
                 continue;
             }
             if status.as_u16() != 200 {
-                return Err("its host doesn't give it");
+                return Err(match status.as_u16() {
+                    401 | 403 => "its host doesn't give it to this server",
+                    404 | 410 => "its host has no such picture",
+                    _ => "its host doesn't give it",
+                });
             }
             // One more than it may have shows that it has more.
             let body = response.body_mut().with_config().limit(most as u64 + 1).read_to_vec();
@@ -170,11 +175,17 @@ fn redirected(from: &Uri, place: &str) -> Option<Uri> {
 }
 
 /// Puts pictures in the place of their addresses, as data URLs, where the operator listed hosts for that.
-pub(crate) async fn bring(shared: &Arc<Shared>, messages: Vec<Message>) -> Result<Vec<Message>, Failure> {
+/// `within` is as for [`image::place`].
+pub(crate) async fn bring(
+    shared: &Arc<Shared>,
+    messages: Vec<Message>,
+    within: Option<&'static str>,
+) -> Result<Vec<Message>, Failure> {
     let Some(fetcher) = shared.fetcher.clone().filter(|_| addresses(&messages) > 0) else { return Ok(messages) };
     let pictures: usize = messages.iter().map(Message::images).sum();
     if pictures > shared.config.images {
-        return Err(Failure::bad(format!("messages: more than {} pictures", shared.config.images)));
+        let problem = format!("a request may have {} pictures at most", shared.config.images);
+        return Err(Failure::field(within.unwrap_or("messages"), problem));
     }
     let until = Instant::now() + fetcher.time;
     let places = Arc::clone(&fetcher.places);
@@ -182,7 +193,7 @@ pub(crate) async fn bring(shared: &Arc<Shared>, messages: Vec<Message>) -> Resul
     let Ok(Ok(place)) = place else { return Err(Failure::busy()) };
     let most = shared.config.body;
     let brought = tokio::task::spawn_blocking(move || {
-        let brought = inline(&fetcher, messages, most, until);
+        let brought = inline(&fetcher, messages, within, most, until);
         drop(place);
         brought
     });
@@ -201,6 +212,7 @@ fn addresses(messages: &[Message]) -> usize {
 fn inline(
     fetcher: &Fetcher,
     mut messages: Vec<Message>,
+    within: Option<&str>,
     mut most: usize,
     until: Instant,
 ) -> Result<Vec<Message>, Failure> {
@@ -210,7 +222,7 @@ fn inline(
             if !is_address(url) {
                 continue;
             }
-            let wrong = |problem| Failure::field(&format!("messages[{at}].content[{part}]"), problem);
+            let wrong = |problem| Failure::field(&image::place(within, at, part), problem);
             let bytes = fetcher.get(url, most, until).map_err(wrong)?;
             most -= bytes.len();
             // What it is, its bytes say.

@@ -66,13 +66,18 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Decodes the pictures of messages, in order, leaving their places.
-pub(crate) fn take(messages: &mut [Message], config: &Config) -> Result<Vec<RgbImage>, Failure> {
+/// Where a message's part stands in a request: by its number, or `within` a field where messages don't stand one by one.
+pub(crate) fn place(within: Option<&str>, message: usize, part: usize) -> String {
+    within.map_or_else(|| format!("messages[{message}].content[{part}]"), str::to_owned)
+}
+
+/// Decodes the pictures of messages, in order, leaving their places; `within` is as for [`place`].
+pub(crate) fn take(messages: &mut [Message], within: Option<&str>, config: &Config) -> Result<Vec<RgbImage>, Failure> {
     let mut decoder = Decoder::new(config);
     for (at, message) in messages.iter_mut().enumerate() {
         for (part, content) in message.content.iter_mut().enumerate() {
             let Part::Image { url } = content else { continue };
-            let field = format!("messages[{at}].content[{part}]");
+            let field = place(within, at, part);
             let url = url.take().ok_or_else(|| Failure::field(&field, "the picture is missing"))?;
             decoder.url(&field, &url)?;
         }

@@ -169,7 +169,7 @@ fn nothing_else_is_asked() {
     assert_eq!(trap.asked(), 0, "somebody called");
     host.says("/round", "302 Found", "Location: /round\r\n", b"");
     refused(&server.post(CHAT, &chat(&host.url("/round"))), "redirects too often");
-    refused(&server.post(CHAT, &chat(&host.url("/missing"))), "doesn't give it");
+    refused(&server.post(CHAT, &chat(&host.url("/missing"))), "has no such picture");
     host.says("/text", "200 OK", "", b"SECRET of another service");
     let answer = server.post(CHAT, &chat(&host.url("/text")));
     refused(&answer, "messages[0].content[0]");

@@ -373,6 +373,9 @@ fn what_is_wrong_is_refused_without_being_repeated() {
     ] {
         assert_eq!(server.post(path, &body).status, 400, "{path} {body}");
     }
+    let address = json!({"type": "input_image", "image_url": "http://x.example/y.png"});
+    let refused = server.post("/v1/responses", &json!({"input": [{"role": "user", "content": [address]}]}));
+    assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (400, Some("input")), "{}", refused.body);
     for field in ["model", "name"] {
         assert_eq!(server.post("/api/show", &json!({field: "other"})).status, 404, "{field}");
     }

@@ -37,7 +37,7 @@ export function Safety({ onServer, onClose }: { onServer: boolean; onClose: () =
 export function ModelCard({ app, onClose }: { app: App; onClose: () => void }): VNode {
   const model = app.models.find(({ id }) => id === app.model);
   const yes = (value: boolean | null): string => (value === null ? "not stated" : value ? "yes" : "no");
-  const known = new Set(["id", "object", "capabilities", "demo", ...(model?.context ? ["context_length", "max_model_len", "context"] : [])]);
+  const known = new Set(["id", "object", "created", "capabilities", "demo", ...(model?.context ? ["context_length", "max_model_len", "context"] : [])]);
   // A server that doesn't know when its model was made says 0.
   const says = (name: string, value: unknown): boolean => ["string", "number", "boolean"].includes(typeof value) && !(name === "created" && value === 0);
   const more = Object.entries(model?.raw ?? {}).filter(([name, value]) => !known.has(name) && says(name, value));

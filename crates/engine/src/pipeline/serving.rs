@@ -202,8 +202,8 @@ impl Frontend {
     /// When there are none, too many, or one isn't in the vocabulary.
     pub fn continue_ids(&self, ids: Vec<u32>, options: &Options) -> Result<Prepared, Error> {
         let vocab = self.0.config.text.vocab;
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
-            return Err(Error::TokenId { id: *id, vocab });
+        if ids.iter().any(|id| *id as usize >= vocab) {
+            return Err(Error::TokenId { vocab });
         }
         self.ready(ids, Vec::new(), options, true)
     }

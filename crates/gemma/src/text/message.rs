@@ -124,7 +124,12 @@ impl Message {
             Some("tool" | "function") => {
                 return Err(wrong(".role", "tools aren't supported: these models weren't trained for them"));
             }
-            _ => return Err(wrong(".role", "it must be system, developer, user or assistant")),
+            _ => {
+                return Err(wrong(
+                    ".role",
+                    "it must be system, developer, user or assistant, or tool where functions are offered",
+                ));
+            }
         };
         let calls =
             ["tool_calls", "function_call"].into_iter().find(|key| fields.get(*key).is_some_and(holds_something));

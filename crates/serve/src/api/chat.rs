@@ -48,7 +48,14 @@ fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
     options.logprobs = logprobs.then_some(alternatives.unwrap_or(0));
     let seed = writing.seed();
     let Writing { options, hold, answers, stream, with_usage } = writing;
-    Ok(Asked { ask: Ask { messages, images: None, options, hold }, answers, seed, stream, with_usage, logprobs })
+    Ok(Asked {
+        ask: Ask { messages, within: None, images: None, options, hold },
+        answers,
+        seed,
+        stream,
+        with_usage,
+        logprobs,
+    })
 }
 
 /// Whether to think, and how much: by OpenAI's word, the chat template's variables, or other servers' words for the

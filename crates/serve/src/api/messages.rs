@@ -72,7 +72,7 @@ fn parse(shared: &Shared, fields: &Fields) -> Result<Asked, Failure> {
         ..Options::default()
     };
     let hold = Hold { form, tools, ..Hold::default() };
-    let ask = Ask { messages: input::conversation(fields)?, images: None, options, hold };
+    let ask = Ask { messages: input::conversation(fields)?, within: Some("messages"), images: None, options, hold };
     let stream = fields.flag("stream")?.unwrap_or(false);
     fields.get("metadata");
     Ok(Asked { ask, names, stream, seed: sampling.seed })

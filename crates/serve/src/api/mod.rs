@@ -80,6 +80,8 @@ fn refuse_tools(fields: &Fields) -> Result<(), Failure> {
 /// What is to be answered, as it came.
 struct Ask {
     messages: Vec<Message>,
+    /// The field they came in, where they don't stand in `messages` one by one.
+    within: Option<&'static str>,
     /// Pictures that came apart from their messages.
     images: Option<Vec<RgbImage>>,
     options: Options,
@@ -89,7 +91,7 @@ struct Ask {
 impl Ask {
     /// With the pictures that are given by address, where any may be.
     async fn fetched(mut self, shared: &Arc<Shared>) -> Result<Self, Failure> {
-        self.messages = fetch::bring(shared, self.messages).await?;
+        self.messages = fetch::bring(shared, self.messages, self.within).await?;
         Ok(self)
     }
 
@@ -99,7 +101,7 @@ impl Ask {
         shared.ready()?.check_length(bytes)?;
         let images = match self.images {
             Some(images) => images,
-            None => image::take(&mut self.messages, &shared.config)?,
+            None => image::take(&mut self.messages, self.within, &shared.config)?,
         };
         if let Some(tools) = &self.hold.tools {
             tools.tell(&mut self.messages, frontend);

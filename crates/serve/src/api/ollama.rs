@@ -117,7 +117,7 @@ async fn reply(shared: &Arc<Shared>, fields: Fields, owner: Owner, chat: bool) -
     let seed = sampling.seed;
     let running = submit(shared, owner, 1, move |frontend, shared| {
         let images = input::decode(&pictures, &shared.config)?;
-        let ask = Ask { messages, images: Some(images), options, hold };
+        let ask = Ask { messages, within: None, images: Some(images), options, hold };
         Ok(repeat(prepare(frontend, shared, ask, raw)?, 1, seed))
     })
     .await?;

@@ -34,7 +34,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     writing.options.thought_budget = thinking.budget;
     let seed = writing.seed();
     let Writing { options, hold, stream, .. } = writing;
-    let ask = Ask { messages: input::conversation(&fields)?, images: None, options, hold };
+    let ask = Ask { messages: input::conversation(&fields)?, within: Some("input"), images: None, options, hold };
     for name in ["store", "metadata"] {
         fields.get(name);
     }

@@ -21,7 +21,7 @@ pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request
         None => None,
         Some(messages) => {
             let messages = tools::conversation(messages)?;
-            let ask = Ask { messages, images: None, options: Options::default(), hold: Hold::default() };
+            let ask = Ask { messages, within: None, images: None, options: Options::default(), hold: Hold::default() };
             Some(ask.fetched(&shared).await?)
         }
     };
