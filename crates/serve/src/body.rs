@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_core::Stream;
 use std::collections::HashMap;
 use std::io;
@@ -127,42 +127,27 @@ impl Drop for Share {
     }
 }
 
+/// An answer that takes room for as long as it is sent, and breaks off where it isn't read in time. Small ones, and streams,
+/// which watch over themselves, stay as they are.
+///
+/// # Errors
+/// 429 when there is no room for it.
+pub(crate) async fn in_time(response: Response, mut share: Share, time: Duration) -> Result<Response, Failure> {
+    let length = response.body().size_hint().exact().filter(|length| *length > PIECE as u64);
+    let Some(length) = length.and_then(|length| usize::try_from(length).ok()) else { return Ok(response) };
+    share.take(length)?;
+    let (mut head, body) = response.into_parts();
+    let bytes = to_bytes(body, length).await.map_err(|_| Failure::engine("the answer is lost"))?;
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    let sending = Sending { bytes, until: Instant::now() + time, _share: share };
+    Ok(Response::from_parts(head, Body::from_stream(sending)))
+}
+
 /// Bytes on their way to a client, which keep a share of the room until they are handed over, for so long at most.
-pub(crate) struct Sending {
+struct Sending {
     bytes: Bytes,
     until: Instant,
     _share: Share,
-}
-
-impl Sending {
-    /// An answer as it is, but that it breaks off where it isn't read in time. It takes what share there is room for; small
-    /// ones and streams, which watch over themselves, stay as they are.
-    pub(crate) async fn in_time(response: Response, share: Share, time: Duration) -> Response {
-        let length = response.body().size_hint().exact().filter(|length| *length > PIECE as u64);
-        let Some(length) = length.and_then(|length| usize::try_from(length).ok()) else { return response };
-        let (head, body) = response.into_parts();
-        let Ok(bytes) = to_bytes(body, length).await else {
-            return Failure::engine("the answer is lost").into_response();
-        };
-        let mut share = share;
-        let _ = share.take(length);
-        let mut response = Response::from_parts(head, Body::from_stream(Self::new(bytes, share, time)));
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        response
-    }
-
-    fn new(bytes: Bytes, share: Share, time: Duration) -> Self {
-        Self { bytes, until: Instant::now() + time, _share: share }
-    }
-
-    /// The body of an answer, which takes its share for as long as it is sent; it breaks off where it isn't read in time.
-    ///
-    /// # Errors
-    /// 429 when there is no room for it.
-    pub(crate) fn body(bytes: Vec<u8>, mut share: Share, time: Duration) -> Result<Body, Failure> {
-        share.take(bytes.len())?;
-        Ok(Body::from_stream(Self::new(bytes.into(), share, time)))
-    }
 }
 
 impl Stream for Sending {
@@ -232,21 +217,25 @@ mod tests {
         drop(one);
         assert!(room.read(body(300), 300, 1).await.is_ok());
         assert_eq!(room.read(body(301), 300, 1).await.map(drop).unwrap_err().status, 413);
-        let sent =
-            async |time| axum::body::to_bytes(Sending::body(vec![7; 400], room.share(3), time).unwrap(), 1000).await;
-        assert_eq!(sent(Duration::from_secs(60)).await.unwrap().len(), 400);
-        assert!(sent(Duration::ZERO).await.is_err(), "it isn't read in time");
-        let plain = async |bytes: usize, time| {
-            let response = Sending::in_time(Response::new(body(bytes)), room.share(3), time).await;
-            let length = response.headers().get(header::CONTENT_LENGTH).cloned();
-            axum::body::to_bytes(response.into_body(), usize::MAX).await.map(|bytes| (bytes.len(), length))
-        };
-        let large = PIECE + 1;
-        assert_eq!(plain(large, Duration::from_secs(60)).await.unwrap(), (large, Some(HeaderValue::from(large))));
-        assert!(plain(large, Duration::ZERO).await.is_err());
-        assert_eq!(plain(PIECE, Duration::ZERO).await.unwrap(), (PIECE, None), "it fits what is sent at once");
         drop(other);
         let taken = room.taken();
         assert_eq!((taken.all, taken.of.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn answers_take_room_until_they_are_read_which_must_be_in_time() {
+        let room = Room::of(4 * PIECE);
+        let sent =
+            async |bytes: usize, time| in_time(Response::new(Body::from(vec![7; bytes])), room.share(3), time).await;
+        let (minute, large) = (Duration::from_secs(60), PIECE + 1);
+        let response = sent(large, minute).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], HeaderValue::from(large));
+        assert_eq!(sent(large, minute).await.err().unwrap().status, 429, "half is for others");
+        assert_eq!(to_bytes(response.into_body(), large).await.unwrap().len(), large);
+        let late = sent(large, Duration::ZERO).await.unwrap();
+        assert!(to_bytes(late.into_body(), large).await.is_err());
+        let small = sent(PIECE, Duration::ZERO).await.unwrap();
+        assert_eq!(to_bytes(small.into_body(), PIECE).await.unwrap().len(), PIECE, "it is sent at once");
+        assert_eq!(room.taken().all, 0);
     }
 }

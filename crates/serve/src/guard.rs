@@ -1,7 +1,7 @@
 //! Who is let in, before anything of a request is read.
 
 use crate::audit::Entry;
-use crate::body::{Sending, Share};
+use crate::body::{self, Share};
 use crate::cors;
 use crate::failure::Failure;
 use crate::keys::Holder;
@@ -41,7 +41,9 @@ pub(crate) async fn check(State(shared): State<Arc<Shared>>, mut request: Reques
             let (entry, id) = (owner.entry.clone(), owner.id);
             request.extensions_mut().insert(owner);
             let time = shared.config.time + shared.config.reading;
-            let response = Sending::in_time(next.run(request).await, shared.room.share(id), time).await;
+            let path = request.uri().path().to_owned();
+            let response = body::in_time(next.run(request).await, shared.room.share(id), time).await;
+            let response = response.unwrap_or_else(|failure| failure.of(&path));
             if let Some(entry) = entry {
                 entry.status(response.status().as_u16());
             }

@@ -2,7 +2,6 @@
 
 use super::{id, read, respond};
 use crate::audit::digest;
-use crate::body::Sending;
 use crate::failure::Failure;
 use crate::guard::Owner;
 use crate::server::Shared;
@@ -79,7 +78,7 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) ->
         |Kept { id, version, body }: &Kept| format!("{{\"id\":\"{id}\",\"version\":\"{version}\",\"session\":{body}}}");
     let all: Vec<String> = all.iter().map(entry).collect();
     let list = format!("{{\"object\":\"list\",\"data\":[{}]}}", all.join(","));
-    sent(&shared, &owner, list.into(), "application/json")
+    Ok(sent(list.into(), "application/json"))
 }
 
 /// `PUT /v1/sessions/ID`: keeps it in place of the `version` that the writer has seen.
@@ -159,16 +158,13 @@ pub(crate) async fn picture(
     let bytes = with(&shared, &owner, move |sessions, owner| Ok(sessions.picture(owner, &picture)?)).await?;
     let bytes = bytes.ok_or_else(|| Failure::not_found("there is no such picture"))?;
     let kind = kind(&bytes).unwrap_or("application/octet-stream");
-    sent(&shared, &owner, bytes, kind)
+    Ok(sent(bytes, kind))
 }
 
-/// An answer of what is kept, which takes room until it is read.
-fn sent(shared: &Shared, owner: &Owner, bytes: Vec<u8>, kind: &'static str) -> Result<Response, Failure> {
-    let length = bytes.len();
-    let (share, time) = (shared.room.share(owner.id), shared.config.time + shared.config.reading);
-    let mut response = Response::new(Sending::body(bytes, share, time)?);
+/// An answer of what is kept.
+fn sent(bytes: Vec<u8>, kind: &'static str) -> Response {
+    let mut response = Response::new(bytes.into());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
         (header::CACHE_CONTROL, "no-store"),
@@ -176,7 +172,7 @@ fn sent(shared: &Shared, owner: &Owner, bytes: Vec<u8>, kind: &'static str) -> R
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    Ok(response)
+    response
 }
 
 /// A picture's media type, by its bytes.
